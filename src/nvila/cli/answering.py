@@ -1,0 +1,267 @@
+"""From a question and its media to an answer with its numbers: what `nvila ask` does between reading and printing.
+
+Free functions in the order of a request: load the model, read media, prepare inputs, generate. Greedy decoding only.
+torch and transformers are imported inside, so that the command's help comes without them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from nvila.errors import ConfigError, NVILAError, PromptError
+
+if TYPE_CHECKING:
+    import torch
+
+    from nvila.processing.policy import MediaPolicy
+
+STDIN = "-"
+MAX_TILES = 256
+_HELD_BACK = "\ufffd"
+"""What a byte-level tokenizer makes of a character of which only some bytes are there yet."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskSettings:
+    """How a question is asked. Raises ConfigError for counts out of range."""
+
+    model: str = "nvila-mini"
+    num_frames: int | None = None
+    """Frames taken from each video; None takes the checkpoint's number."""
+    max_tiles: int | None = None
+    """Most tiles of each image; None follows the checkpoint, which tiles an image that comes alone."""
+    max_new_tokens: int = 128
+    system: str | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    allow_private_urls: bool = False
+    url_timeout_s: float = 20.0
+
+    def __post_init__(self) -> None:
+        counts = {"num-frames": self.num_frames, "max-tiles": self.max_tiles, "max-new-tokens": self.max_new_tokens}
+        for name, count in counts.items():
+            if count is not None and count < 1:
+                raise ConfigError(f"--{name} is {count}; give a whole number from 1")
+        if not 0 < self.url_timeout_s < float("inf"):
+            raise ConfigError(f"--url-timeout is {self.url_timeout_s:g}; give a number of seconds above 0")
+        if self.max_tiles is not None and self.max_tiles > MAX_TILES:
+            raise ConfigError(f"--max-tiles is {self.max_tiles}, over the limit of {MAX_TILES}; give fewer")
+
+    @property
+    def policy(self) -> MediaPolicy:
+        """The limits on media that these settings stand for."""
+        from nvila.processing.policy import MediaPolicy
+
+        return MediaPolicy(allow_private_addresses=self.allow_private_urls, timeout_s=self.url_timeout_s)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """An answer, how many tokens went in and out, and how long it took."""
+
+    text: str
+    num_prompt_tokens: int
+    num_image_tokens: int
+    """Those of the prompt's tokens that stand for pixels, of images and of videos."""
+    num_generated_tokens: int
+    """With the token that ends the answer, where it came to its end."""
+    ttft_s: float
+    """Seconds from the decoded media to the first token: tiling, vision encoding, prefill."""
+    tokens_per_s: float | None
+    """Decoding speed after the first token; None for a single token."""
+
+
+def load_processor(settings: AskSettings) -> Any:
+    """The checkpoint's NVILAProcessor. Raises CheckpointError or ConfigError."""
+    from nvila.processing import NVILAProcessor
+
+    return NVILAProcessor.from_pretrained(settings.model)
+
+
+def load_model(settings: AskSettings) -> Any:
+    """The checkpoint's model on its device, in evaluation mode. Raises CheckpointError or ConfigError."""
+    from nvila.model import NVILAForConditionalGeneration
+    from nvila.utils.device import choose_device, choose_dtype
+
+    device = choose_device(settings.device)
+    dtype = choose_dtype(settings.dtype, device)
+    with _memory_errors_named(device):
+        return NVILAForConditionalGeneration.from_pretrained(settings.model, dtype=dtype).to(device).eval()
+
+
+def read_images(sources: Sequence[str], *, policy: MediaPolicy, stdin: BinaryIO | None = None) -> list[dict[str, Any]]:
+    """Content parts of the images at `sources` (paths, URLs, "-" for `stdin`), upright and decoded.
+
+    Raises MediaError.
+    """
+    from nvila.processing.media import load_image
+
+    parts = []
+    for source in sources:
+        if source == STDIN and stdin is not None:
+            image = load_image(stdin, exif_transpose=True, policy=policy, name="standard input")
+        else:
+            image = load_image(source, exif_transpose=True, policy=policy)
+        parts.append({"type": "image", "image": image})
+    return parts
+
+
+def read_videos(
+    sources: Sequence[str], *, processor: Any, num_frames: int | None, policy: MediaPolicy
+) -> list[dict[str, Any]]:
+    """Content parts of the videos at `sources` (files, folders of frames, URLs), sampled and decoded.
+
+    Raises MediaError.
+    """
+    from nvila.processing.media import load_video
+
+    defaults = processor.video_processor
+    count, fps = (num_frames, None) if num_frames else (defaults.num_frames, defaults.fps)
+    parts = []
+    for source in sources:
+        frames = load_video(source, num_frames=count, fps=fps, exif_transpose=True, policy=policy)
+        parts.append({"type": "video", "video": frames, "num_frames": len(frames)})
+    return parts
+
+
+def check_prompt(prompt: str) -> str:
+    """`prompt`, if it says something in Unicode. Raises PromptError."""
+    try:
+        prompt.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise PromptError(f"the prompt is no valid UTF-8 at character {error.start}; correct its encoding") from error
+    if not prompt.strip():
+        raise PromptError("the prompt is empty; write a question")
+    return prompt
+
+
+def user_message(prompt: str, media: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """A user's turn: the media in their order, then the question. Raises PromptError for an empty question."""
+    return {"role": "user", "content": [*media, {"type": "text", "text": check_prompt(prompt)}]}
+
+
+def system_messages(system: str | None) -> list[dict[str, Any]]:
+    """The start of a conversation: an explicit system prompt takes the place of the template's own."""
+    return [] if system is None else [{"role": "system", "content": check_prompt(system)}]
+
+
+def prepare_inputs(messages: Sequence[dict[str, Any]], *, processor: Any, model: Any, max_tiles: int | None) -> Any:
+    """The model's inputs for a conversation that waits for an answer, on its device.
+
+    Raises PromptError, with both counts, when the conversation leaves no room for an answer.
+    """
+    inputs = processor.apply_chat_template(
+        list(messages),
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+        max_tiles=max_tiles,
+        exif_transpose=True,
+    )
+    num_tokens, limit = inputs["input_ids"].shape[1], model.config.get_text_config().max_position_embeddings
+    if num_tokens >= limit:
+        num_pixels = _count_media_tokens(inputs["input_ids"], processor)
+        raise PromptError(
+            f"the prompt is {num_tokens} tokens ({num_pixels} of them for images and videos), and the model takes "
+            f"{limit} with the answer; shorten the text, give fewer images, or lower --max-tiles or --num-frames"
+        )
+    return inputs.to(model.device, model.dtype)
+
+
+def generate_answer(
+    messages: Sequence[dict[str, Any]],
+    *,
+    processor: Any,
+    model: Any,
+    settings: AskSettings,
+    on_text: Callable[[str], None],
+) -> Answer:
+    """The greedy answer to a conversation; `on_text` gets each piece of it as soon as its characters are whole.
+
+    Raises PromptError for a conversation that is malformed or too long.
+    """
+    import torch
+
+    start = time.perf_counter()
+    inputs = prepare_inputs(messages, processor=processor, model=model, max_tiles=settings.max_tiles)
+    prompt_ids = inputs["input_ids"]
+    room = model.config.get_text_config().max_position_embeddings - prompt_ids.shape[1]
+    streamer = TextStreamer(processor.tokenizer, on_text)
+    with torch.inference_mode(), _memory_errors_named(model.device):
+        model.generate(**inputs, do_sample=False, max_new_tokens=min(settings.max_new_tokens, room), streamer=streamer)
+    return Answer(
+        text=streamer.text,
+        num_prompt_tokens=prompt_ids.shape[1],
+        num_image_tokens=_count_media_tokens(prompt_ids, processor),
+        num_generated_tokens=len(streamer.token_ids),
+        ttft_s=round(streamer.times[0] - start, 4),
+        tokens_per_s=_rate(streamer.times),
+    )
+
+
+class TextStreamer:
+    """Receives token ids from `generate` and passes text on; holds back a character until all of its bytes are there.
+
+    `times` are the moments at which the tokens came (`time.perf_counter`), `text` is the whole answer.
+    """
+
+    def __init__(self, tokenizer: Any, on_text: Callable[[str], None]) -> None:
+        self.token_ids: list[int] = []
+        self.times: list[float] = []
+        self.text = ""
+        self._tokenizer = tokenizer
+        self._on_text = on_text
+        self._is_prompt = True
+
+    def put(self, value: torch.Tensor) -> None:
+        """Take the next token, (1,) int; the first call brings the prompt, which is none of the answer."""
+        if self._is_prompt:
+            self._is_prompt = False
+            return
+        self.times.append(time.perf_counter())
+        self.token_ids.extend(value.flatten().tolist())
+        decoded = self._decode()
+        if not decoded.endswith(_HELD_BACK):
+            self._advance(decoded)
+
+    def end(self) -> None:
+        """Pass on what was held back."""
+        self._advance(self._decode())
+
+    def _decode(self) -> str:
+        ids = self.token_ids
+        return str(self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def _advance(self, decoded: str) -> None:
+        piece, self.text = decoded[len(self.text) :], decoded
+        if piece:
+            self._on_text(piece)
+
+
+def _count_media_tokens(input_ids: torch.Tensor, processor: Any) -> int:
+    media = (input_ids == processor.image_token_id) | (input_ids == processor.video_token_id)
+    return int(media.sum())
+
+
+def _rate(times: Sequence[float]) -> float | None:
+    if len(times) < 2 or times[-1] <= times[0]:
+        return None
+    return round((len(times) - 1) / (times[-1] - times[0]), 2)
+
+
+@contextmanager
+def _memory_errors_named(device: torch.device) -> Iterator[None]:
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise NVILAError(
+            f"{device} is out of memory ({str(error).splitlines()[0]}); lower --max-tiles or --num-frames, "
+            "or use --device cpu"
+        ) from error

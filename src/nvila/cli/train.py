@@ -1,0 +1,52 @@
+"""`nvila train RECIPE --out DIR`: train by a recipe, or go on with a training that stopped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+
+def train(
+    recipe: Path = typer.Argument(..., help="A recipe (TOML), such as recipes/mini/first.toml."),
+    out: Path = typer.Option(..., help="Folder of the run; a run that is there is continued."),
+    overrides: list[str] = typer.Option(
+        [], "--set", help="section.key=value, such as stage.0.seconds=60 (repeatable)."
+    ),
+    assets: Path | None = typer.Option(
+        None, help="Folder of the training assets (default: where `nvila data assets` puts them)."
+    ),
+    stop_after: str | None = typer.Option(None, help="Name of the stage behind which to stop."),
+    export: Path | None = typer.Option(None, help="Write the checkpoint here when the last stage is done."),
+) -> None:
+    """Train by a recipe. SIGTERM and Ctrl-C save a checkpoint; the same command goes on from it."""
+    from nvila.config import load
+    from nvila.data.corpus import Assets
+    from nvila.errors import ConfigError, nearest
+    from nvila.train.recipe import Recipe
+
+    plan = load(Recipe, recipe, overrides)
+    names = [stage.name for stage in plan.stage]
+    if stop_after is not None and stop_after not in names:
+        raise ConfigError(
+            f"--stop-after {stop_after!r} is no stage{nearest(stop_after, names)}; stages: {', '.join(names)}"
+        )
+    _log_to_console()
+    from nvila.train.export import export as write_checkpoint
+    from nvila.train.stages import is_finished, run_recipe
+    from nvila.train.start import load_or_build_tokenizer
+
+    source = Assets.load(assets)
+    learner = run_recipe(plan, out, source, stop_after=stop_after)
+    if export is not None and is_finished(plan, out):
+        size = write_checkpoint(learner.model, load_or_build_tokenizer(out / "tokenizer", source), export)
+        print(f"{export}: {size / 1e6:.1f} MB of weights")
+
+
+def _log_to_console() -> None:
+    import logging
+
+    from transformers.utils import logging as transformers_logging
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    transformers_logging.set_verbosity_error()

@@ -1,0 +1,35 @@
+"""What a held-out task is: which generated samples, how many, how long an answer may be, and which metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from nvila.errors import ConfigError
+from nvila.eval.metrics import Metric
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One held-out task.
+
+    `keep` sees a sample's meta and leaves out what the task does not ask (None keeps all). The first metric is the
+    headline, which `floor` belongs to; None where nothing was promised.
+    """
+
+    name: str
+    generator: str
+    metrics: Mapping[str, Metric]
+    num_samples: int = 200
+    size: tuple[int, int] = (112, 112)
+    max_new_tokens: int = 12
+    keep: Callable[[Mapping[str, Any]], bool] | None = None
+    floor: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.num_samples < 1 or self.max_new_tokens < 1 or not self.metrics:
+            raise ConfigError(
+                f"task {self.name!r}: needs at least one sample, one token and one metric; has {self.num_samples}, "
+                f"{self.max_new_tokens} and {len(self.metrics)}"
+            )

@@ -1,0 +1,168 @@
+"""Samples to model inputs, fast: the ids, labels and tiles that the processor would give, without its generality.
+
+A training on one machine renders and encodes thousands of samples a minute beside the training itself, so questions
+are tokenised once and remembered, and pixels stay bytes until the model normalises them. A test holds this equal to
+`NVILAProcessor`. Only one picture or one clip a conversation is encoded, which is what the corpus makes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from nvila.errors import DataError
+from nvila.layouts import VisualSettings
+from nvila.processing.chat import DEFAULT_SYSTEM_PROMPT, IGNORED, IMAGE_TOKEN, VIDEO_TOKEN
+from nvila.tiling import choose_grid
+from nvila.train.dense import Box, DenseRaster
+from nvila.train.tokenizer import spell
+from nvila.types import ImagePart, Sample, TextPart, VideoPart
+
+Pixels = npt.NDArray[np.uint8]
+PAD_MULTIPLE = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """One conversation: ids and labels of equal length, tiles (n, S, S, 3), and dense classes (n, P, slots)."""
+
+    input_ids: list[int]
+    labels: list[int]
+    tiles: Pixels
+    block_size: tuple[int, int] | None
+    """(rows, cols) of a picture; None for a clip, whose frames are the tiles."""
+    dense: npt.NDArray[np.int16]
+
+
+class SampleEncoder:
+    """Encodes samples for one tokenizer and one set of visual settings (modes `resize` and `dynamic`)."""
+
+    def __init__(self, tokenizer: Any, visual: VisualSettings, raster: DenseRaster) -> None:
+        self.visual = visual
+        self.raster = raster
+        backend = tokenizer.backend_tokenizer
+        self._tokenize = lru_cache(maxsize=20_000)(
+            lambda text: tuple(backend.encode(text, add_special_tokens=False).ids)
+        )
+        self.image_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+        self.video_id = tokenizer.convert_tokens_to_ids(VIDEO_TOKEN)
+        self.end_id = tokenizer.convert_tokens_to_ids("<|im_end|>")
+        self.pad_id = tokenizer.convert_tokens_to_ids("[PAD]")
+        self._newline = list(self._tokenize("\n"))
+
+    def __call__(self, sample: Sample, *, spell_answer: bool = False, max_frames: int = 0) -> Encoded:
+        """The sample as ids, labels, tiles and dense classes; a clip thinned to `max_frames` unless that is 0.
+
+        Raises DataError for other than one question and one answer.
+        """
+        medium, question, answer = _parts(sample)
+        if isinstance(medium, ImagePart):
+            assert medium.image is not None
+            tiles, grid, windows = self._cut(medium.image)
+            block = [self.image_id] * self.visual.tokens_per_tile + self._newline
+            tiled_newline = self._newline if self.visual.image_mode == "dynamic" else []
+            media_ids = (block + tiled_newline) * len(tiles)
+            dense = np.stack([self.raster(sample.objects, window) for window in windows])
+        else:
+            assert medium.video is not None
+            size = self.visual.tile_size
+            frames = thinned(medium.video, max_frames)
+            tiles = [np.asarray(_resized(frame, (size, size))) for frame in frames]
+            grid = None
+            num_groups = -(-len(tiles) // self.visual.temporal_pool)
+            media_ids = ([self.video_id] * self.visual.tokens_per_tile + self._newline) * num_groups
+            side = self.raster.side**2
+            dense = np.zeros((len(tiles), side, self.raster.num_slots), dtype=np.int16)
+        head = self._tokenize(f"<|im_start|>system\n{DEFAULT_SYSTEM_PROMPT}<|im_end|>\n<|im_start|>user\n")
+        tail = self._tokenize(f"{question}<|im_end|>\n<|im_start|>assistant\n")
+        answer_ids = spell(answer) if spell_answer else list(self._tokenize(answer))
+        prompt = [*head, *media_ids, *tail]
+        target = [*answer_ids, self.end_id]
+        return Encoded(
+            input_ids=prompt + target,
+            labels=[IGNORED] * len(prompt) + target,
+            tiles=np.stack(tiles),
+            block_size=grid,
+            dense=dense,
+        )
+
+    def _cut(self, image: Image.Image) -> tuple[list[Pixels], tuple[int, int], list[Box]]:
+        """The tiles of a picture, (rows, cols), and the window of the picture that each tile shows."""
+        width, height = image.size
+        size = self.visual.tile_size
+        cols, rows = (1, 1)
+        if self.visual.image_mode == "dynamic":
+            cols, rows = _grid(width, height, size, self.visual.min_tiles, self.visual.max_tiles)
+        pixels = np.asarray(_resized(image, (cols * size, rows * size)))
+        tiles, windows = [], []
+        for row in range(rows):
+            for col in range(cols):
+                tiles.append(pixels[row * size : (row + 1) * size, col * size : (col + 1) * size])
+                windows.append(
+                    (col * width / cols, row * height / rows, (col + 1) * width / cols, (row + 1) * height / rows)
+                )
+        if len(tiles) > 1:
+            tiles.append(np.asarray(_resized(image, (size, size))))
+            windows.append((0.0, 0.0, float(width), float(height)))
+        return tiles, (rows, cols), windows
+
+
+def thinned(frames: Sequence[Image.Image], max_frames: int) -> list[Image.Image]:
+    """`max_frames` of the frames, evenly spaced from the first to the last; all of them when 0 or not more."""
+    if not 0 < max_frames < len(frames):
+        return list(frames)
+    return [frames[round(place)] for place in np.linspace(0, len(frames) - 1, max_frames).tolist()]
+
+
+@lru_cache(maxsize=4096)
+def _grid(width: int, height: int, tile_size: int, min_tiles: int, max_tiles: int) -> tuple[int, int]:
+    return choose_grid(width, height, tile_size, min_tiles, max_tiles)
+
+
+def _resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    image = image.convert("RGB")
+    return image if image.size == size else image.resize(size, Image.Resampling.BICUBIC)
+
+
+def _parts(sample: Sample) -> tuple[ImagePart | VideoPart, str, str]:
+    if [message.role for message in sample.messages] != ["user", "assistant"]:
+        roles = [message.role for message in sample.messages]
+        raise DataError(f"sample {sample.id}: turns are {roles}; one user turn and one answer can be encoded")
+    match sample.messages[0].content, sample.messages[1].content:
+        case (ImagePart() | VideoPart() as medium, TextPart(text=question)), (TextPart(text=answer),):
+            return medium, question.strip(), answer
+    raise DataError(f"sample {sample.id}: expected one image or clip, then a question, then a text answer")
+
+
+def collate(encoded: Sequence[Encoded], pad_id: int) -> dict[str, Any]:
+    """A batch: input_ids and labels (B, L) padded on the right, tiles (N, S, S, 3) uint8 and dense (N, P, slots) of
+    pictures with their block_sizes, frames (F, S, S, 3) uint8 of clips with their video_lengths."""
+    length = max(len(item.input_ids) for item in encoded)
+    length += -length % PAD_MULTIPLE
+    input_ids = torch.full((len(encoded), length), pad_id, dtype=torch.long)
+    labels = torch.full((len(encoded), length), IGNORED, dtype=torch.long)
+    for row, item in enumerate(encoded):
+        input_ids[row, : len(item.input_ids)] = torch.tensor(item.input_ids)
+        labels[row, : len(item.labels)] = torch.tensor(item.labels)
+    pictures = [item for item in encoded if item.block_size is not None]
+    clips = [item for item in encoded if item.block_size is None]
+    return {
+        "input_ids": input_ids,
+        "labels": labels,
+        "tiles": _concatenate([item.tiles for item in pictures]),
+        "dense": _concatenate([item.dense for item in pictures]),
+        "block_sizes": [item.block_size for item in pictures],
+        "frames": _concatenate([item.tiles for item in clips]),
+        "video_lengths": [len(item.tiles) for item in clips],
+    }
+
+
+def _concatenate(arrays: Sequence[npt.NDArray[Any]]) -> torch.Tensor | None:
+    return torch.from_numpy(np.concatenate(arrays)) if arrays else None

@@ -1,0 +1,112 @@
+"""What is trained: the model with the dense head beside it, one vision pass for both losses.
+
+The decoder's head runs only where there is something to predict, and an answer's tokens weigh 1 / sqrt(its length), so
+that a paragraph does not drown a one-word answer.
+
+Letters: N tiles, P patches, C the tower's width, B conversations, L tokens, H the decoder's width, M labelled tokens.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from nvila.model import NVILAForConditionalGeneration
+from nvila.model.fusion import embed_text, fuse
+from nvila.processing.chat import IGNORED
+from nvila.train.dense import DenseHead
+
+
+class Learner(nn.Module):
+    """The model under training and its dense head; `forward` takes what `encode.collate` gives."""
+
+    def __init__(self, model: NVILAForConditionalGeneration, dense_head: DenseHead) -> None:
+        super().__init__()
+        self.model = model
+        self.dense_head = dense_head
+        self.dense_weight = 1.0
+        self.answer_weight = 1.0
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        labels: torch.Tensor,
+        tiles: torch.Tensor | None,
+        dense: torch.Tensor | None,
+        block_sizes: list[tuple[int, int]],
+        frames: torch.Tensor | None,
+        video_lengths: list[int],
+    ) -> dict[str, torch.Tensor]:
+        """`loss` (), and for the log `answer_loss` (), `dense_loss` (), `accuracy_KIND` (), and `correct` (B,): which
+        answers were right to the last token, each token given the true ones before it (so that greedy decoding would
+        give the same answer)."""
+        features_NPC = self.model.encode_tiles(_normalised(tiles, frames))
+        num_tiles = 0 if tiles is None else tiles.shape[0]
+        results: dict[str, torch.Tensor] = {}
+        loss = features_NPC.new_zeros((), dtype=torch.float32)
+        if dense is not None and self.dense_weight:
+            results = self.dense_head(features_NPC[:num_tiles], dense)
+            results["dense_loss"] = results.pop("loss")
+            loss = loss + self.dense_weight * results["dense_loss"]
+        if self.answer_weight:
+            hidden_BLH = self._decode(input_ids, features_NPC, num_tiles, block_sizes, video_lengths)
+            answer_loss, results["correct"] = answer_losses(hidden_BLH, labels, self.model.get_output_embeddings())
+            results["answer_loss"] = answer_loss
+            loss = loss + self.answer_weight * answer_loss
+        return {"loss": loss, **results}
+
+    def _decode(
+        self,
+        input_ids: torch.Tensor,
+        features_NPC: torch.Tensor,
+        num_tiles: int,
+        block_sizes: list[tuple[int, int]],
+        video_lengths: list[int],
+    ) -> torch.Tensor:
+        model = self.model
+        image_id, video_id = model.config.image_token_id, model.config.video_token_id
+        embeds_BLH = embed_text(model.get_input_embeddings(), input_ids, (image_id, video_id))
+        if block_sizes:
+            images = model.get_image_features(None, block_sizes, features_NPC[:num_tiles]).pooler_output
+            embeds_BLH = fuse(embeds_BLH, input_ids, image_id, images, "image")
+        if video_lengths:
+            clips = model.get_video_features(None, video_lengths, features_NPC[num_tiles:]).pooler_output
+            embeds_BLH = fuse(embeds_BLH, input_ids, video_id, clips, "video")
+        # Padding is on the right, where a causal decoder never looks, so no mask is needed.
+        hidden: torch.Tensor = model.language_model(inputs_embeds=embeds_BLH, use_cache=False).last_hidden_state
+        return hidden
+
+
+def answer_losses(
+    hidden_BLH: torch.Tensor, labels_BL: torch.Tensor, head: nn.Module
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The weighted mean loss () of the labelled tokens, and (B,) whether each conversation's were all predicted."""
+    targets_BL = labels_BL[:, 1:]
+    labelled_BL = targets_BL != IGNORED
+    logits = head(hidden_BLH[:, :-1][labelled_BL]).float()
+    targets = targets_BL[labelled_BL]
+    counts_B = labelled_BL.sum(dim=1)
+    weights = counts_B.clamp(min=1).float().rsqrt().unsqueeze(1).expand_as(labelled_BL)[labelled_BL]
+    losses = F.cross_entropy(logits, targets, reduction="none")
+    rows = torch.arange(len(counts_B), device=targets.device).unsqueeze(1).expand_as(labelled_BL)[labelled_BL]
+    wrong_B = torch.zeros_like(counts_B).index_add_(0, rows, (logits.detach().argmax(-1) != targets).long())
+    return (losses * weights).sum() / weights.sum(), wrong_B == 0
+
+
+def _normalised(tiles: torch.Tensor | None, frames: torch.Tensor | None) -> torch.Tensor:
+    """Bytes (N, S, S, 3) of tiles, then frames, to (N, 3, S, S) in -1..1, as the processor normalises."""
+    given = [part for part in (tiles, frames) if part is not None]
+    return torch.cat(given).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0).contiguous()
+
+
+def compile_layers(model: NVILAForConditionalGeneration) -> None:
+    """Compiles each layer of the tower and of the decoder in place; equal layers share the compiled code.
+
+    Sizes are left open: batches differ in their tiles and lengths.
+    """
+    decoder: Any = model.language_model
+    for layer in [*model.vision_tower.vision_model.encoder.layers, *decoder.layers]:
+        layer.compile(dynamic=True)

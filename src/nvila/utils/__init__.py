@@ -1,0 +1,1 @@
+"""Helpers that know nothing of models: devices, logging, progress, atomic writes, and a hook after imports."""
