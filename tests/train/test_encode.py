@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -25,6 +26,8 @@ CASES = [
     ("sign", (300, 200)),
     ("naming", (150, 190)),
     ("motion", (112, 112)),
+    ("scene", (112, 112)),
+    ("bars", (224, 112)),
 ]
 
 
@@ -33,20 +36,26 @@ def make_encoder(assets: Assets) -> SampleEncoder:
 
 
 def processed(sample: Sample) -> tuple[Any, Any]:
-    """The processor, and what it makes of the sample's question."""
+    """The processor, and what it makes of the conversation up to the last answer."""
     processor = build_processor(VISUAL, build_tokenizer(WORDS))
-    medium, question = sample.messages[0].content
-    assert isinstance(question, TextPart)
-    if isinstance(medium, ImagePart):
-        part: dict[str, Any] = {"type": "image", "image": medium.image}
-    else:
-        assert isinstance(medium, VideoPart)
-        part = {"type": "video", "video": list(medium.video or ())}
-    messages = [{"role": "user", "content": [part, {"type": "text", "text": question.text}]}]
+    messages = [
+        {"role": message.role, "content": [part_of(part) for part in message.content]}
+        for message in sample.messages[:-1]
+    ]
     inputs = processor.apply_chat_template(
         messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
     )
     return processor, inputs
+
+
+def part_of(part: Any) -> dict[str, Any]:
+    match part:
+        case ImagePart(image=image):
+            return {"type": "image", "image": image}
+        case VideoPart(video=video):
+            return {"type": "video", "video": list(video or ())}
+        case _:
+            return {"type": "text", "text": part.text}
 
 
 @pytest.mark.parametrize(("task", "size"), CASES)
@@ -54,7 +63,9 @@ def test_prompt_and_pixels_equal_the_processors(assets: Assets, task: str, size:
     sample = generate(task, assets, split="train", seed=3, index=1, size=size)
     encoded = make_encoder(assets)(sample)
     processor, inputs = processed(sample)
-    answer = processor.tokenizer(sample.meta["answer"])["input_ids"]
+    last = sample.messages[-1].content[0]
+    assert isinstance(last, TextPart)
+    answer = processor.tokenizer(last.text)["input_ids"]
     prompt = inputs["input_ids"][0].tolist()
     end = processor.token_ids.im_end
     assert encoded.input_ids == [*prompt, *answer, end]
@@ -103,5 +114,9 @@ def test_thinning_keeps_the_first_and_the_last_frame() -> None:
 
 def test_other_conversations_are_refused_by_name(assets: Assets) -> None:
     sample = Sample(id="odd", source="test", messages=(Message(role="user", content=(TextPart(text="hi"),)),))
-    with pytest.raises(DataError, match="sample odd"):
+    with pytest.raises(DataError, match="sample odd: turns are"):
         make_encoder(assets)(sample)
+    two_pictures = generate("scene", assets, split="train", seed=3, index=1, size=(112, 112))
+    again = (*two_pictures.messages, *two_pictures.messages)
+    with pytest.raises(DataError, match="behind the first image"):
+        make_encoder(assets)(replace(two_pictures, messages=again))

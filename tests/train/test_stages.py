@@ -20,6 +20,7 @@ from nvila.processing import NVILAProcessor
 from nvila.train import stages, start
 from nvila.train.dense import dense_kinds
 from nvila.train.export import export, load_weights, model_card
+from nvila.train.learner import answer_losses
 from nvila.train.recipe import ModelRecipe, Recipe, Run, Source, Stage
 from nvila.train.schedule import StageClock
 from nvila.train.stream import BatchStream, choose_sources, difficulty_at
@@ -116,6 +117,27 @@ def test_batches_depend_on_the_step_alone(assets: Assets, tmp_path: Path) -> Non
     later = next(iter(BatchStream(recipe.stage[0], assets, encoder, seed=3, first_step=5)))
     assert torch.equal(stream.batch(5)["tiles"], later["tiles"])
     assert not torch.equal(stream.batch(4)["labels"], later["labels"])
+
+
+def test_every_answer_of_a_conversation_counts_as_if_it_stood_alone() -> None:
+    """Two answers in one row weigh what they weigh in rows of their own, and are counted one by one."""
+    torch.manual_seed(0)
+    head = torch.nn.Linear(8, 5, bias=False)
+    hidden = torch.randn(1, 9, 8)
+    labels = torch.tensor([[-100, -100, 1, 2, -100, -100, 3, -100, -100]])
+    first, second = labels.clone(), labels.clone()
+    first[0, 4:], second[0, :4] = -100, -100
+    together, right = answer_losses(hidden, labels, head)
+    apart, apart_right = answer_losses(hidden.expand(2, -1, -1), torch.cat([first, second]), head)
+    torch.testing.assert_close(together, apart)
+    logits = head(hidden)[0]
+    losses = torch.nn.functional.cross_entropy(logits[[1, 2, 5]], labels[0, [2, 3, 6]], reduction="none")
+    weights = torch.tensor([0.5**0.5, 0.5**0.5, 1.0])
+    torch.testing.assert_close(together, (losses * weights).sum() / weights.sum())
+    labels[0, 6] = logits[5].argmax()
+    labels[0, 2:4] = logits[1:3].argmin(-1)
+    assert answer_losses(hidden, labels, head)[1].tolist() == [0.5]
+    assert right.tolist() == [apart_right.mean().item()]
 
 
 def test_a_batch_holds_sources_of_one_bucket() -> None:

@@ -2,7 +2,8 @@
 
 A training on one machine renders and encodes thousands of samples a minute beside the training itself, so questions
 are tokenised once and remembered, and pixels stay bytes until the model normalises them. A test holds this equal to
-`NVILAProcessor`. Only one picture or one clip a conversation is encoded, which is what the corpus makes.
+`NVILAProcessor`. Only one picture or one clip a conversation is encoded, in its first turn, which is what the corpus
+makes.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ PAD_MULTIPLE = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Encoded:
-    """One conversation: ids and labels of equal length, tiles (n, S, S, 3), and dense classes (n, P, slots)."""
+    """One conversation: ids and labels of equal length, tiles (n, S, S, 3), and dense classes (n, P, cells)."""
 
     input_ids: list[int]
     labels: list[int]
@@ -60,9 +61,9 @@ class SampleEncoder:
     def __call__(self, sample: Sample, *, spell_answer: bool = False, max_frames: int = 0) -> Encoded:
         """The sample as ids, labels, tiles and dense classes; a clip thinned to `max_frames` unless that is 0.
 
-        Raises DataError for other than one question and one answer.
+        Raises DataError for other than one picture or clip and then questions and answers in turn.
         """
-        medium, question, answer = _parts(sample)
+        medium, turns = _parts(sample)
         if isinstance(medium, ImagePart):
             assert medium.image is not None
             tiles, grid, windows = self._cut(medium.image)
@@ -79,15 +80,22 @@ class SampleEncoder:
             num_groups = -(-len(tiles) // self.visual.temporal_pool)
             media_ids = ([self.video_id] * self.visual.tokens_per_tile + self._newline) * num_groups
             side = self.raster.side**2
-            dense = np.zeros((len(tiles), side, self.raster.num_slots), dtype=np.int16)
-        head = self._tokenize(f"<|im_start|>system\n{DEFAULT_SYSTEM_PROMPT}<|im_end|>\n<|im_start|>user\n")
-        tail = self._tokenize(f"{question}<|im_end|>\n<|im_start|>assistant\n")
-        answer_ids = spell(answer) if spell_answer else list(self._tokenize(answer))
-        prompt = [*head, *media_ids, *tail]
-        target = [*answer_ids, self.end_id]
+            dense = np.zeros((len(tiles), side, self.raster.num_cells), dtype=np.int16)
+        opening = "<|im_start|>user\n"
+        head = self._tokenize(f"<|im_start|>system\n{DEFAULT_SYSTEM_PROMPT}<|im_end|>\n{opening}")
+        input_ids = [*head, *media_ids]
+        labels = [IGNORED] * len(input_ids)
+        for number, (question, answer) in enumerate(turns):
+            prompt = self._tokenize(f"{question}<|im_end|>\n<|im_start|>assistant\n")
+            if number:
+                prompt = (*self._tokenize(f"\n{opening}"), *prompt)
+            answer_ids = spell(answer) if spell_answer else self._tokenize(answer)
+            target = [*answer_ids, self.end_id]
+            input_ids += [*prompt, *target]
+            labels += [IGNORED] * len(prompt) + target
         return Encoded(
-            input_ids=prompt + target,
-            labels=[IGNORED] * len(prompt) + target,
+            input_ids=input_ids,
+            labels=labels,
             tiles=np.stack(tiles),
             block_size=grid,
             dense=dense,
@@ -131,18 +139,24 @@ def _resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     return image if image.size == size else image.resize(size, Image.Resampling.BICUBIC)
 
 
-def _parts(sample: Sample) -> tuple[ImagePart | VideoPart, str, str]:
-    if [message.role for message in sample.messages] != ["user", "assistant"]:
-        roles = [message.role for message in sample.messages]
-        raise DataError(f"sample {sample.id}: turns are {roles}; one user turn and one answer can be encoded")
-    match sample.messages[0].content, sample.messages[1].content:
-        case (ImagePart() | VideoPart() as medium, TextPart(text=question)), (TextPart(text=answer),):
-            return medium, question.strip(), answer
-    raise DataError(f"sample {sample.id}: expected one image or clip, then a question, then a text answer")
+def _parts(sample: Sample) -> tuple[ImagePart | VideoPart, list[tuple[str, str]]]:
+    """The picture or clip, and the questions with their answers."""
+    roles = [message.role for message in sample.messages]
+    if not roles or roles != ["user", "assistant"] * (len(roles) // 2):
+        raise DataError(f"sample {sample.id}: turns are {roles}; user and assistant must take turns, the user first")
+    match sample.messages[0].content:
+        case (ImagePart() | VideoPart() as medium, TextPart() as question):
+            contents = [(question,), *(message.content for message in sample.messages[1:])]
+        case _:
+            raise DataError(f"sample {sample.id}: expected one image or clip, then a question")
+    texts = [part.text for content in contents for part in content if isinstance(part, TextPart)]
+    if len(texts) != len(contents) or any(len(content) != 1 for content in contents):
+        raise DataError(f"sample {sample.id}: expected one text in every turn behind the first image or clip")
+    return medium, [(question.strip(), answer) for question, answer in zip(texts[::2], texts[1::2], strict=True)]
 
 
 def collate(encoded: Sequence[Encoded], pad_id: int) -> dict[str, Any]:
-    """A batch: input_ids and labels (B, L) padded on the right, tiles (N, S, S, 3) uint8 and dense (N, P, slots) of
+    """A batch: input_ids and labels (B, L) padded on the right, tiles (N, S, S, 3) uint8 and dense (N, P, cells) of
     pictures with their block_sizes, frames (F, S, S, 3) uint8 of clips with their video_lengths."""
     length = max(len(item.input_ids) for item in encoded)
     length += -length % PAD_MULTIPLE

@@ -1,9 +1,9 @@
 """What is trained: the model with the dense head beside it, one vision pass for both losses.
 
 The decoder's head runs only where there is something to predict, and an answer's tokens weigh 1 / sqrt(its length), so
-that a paragraph does not drown a one-word answer.
+that a paragraph does not drown a one-word answer, and each answer of a conversation counts as if it stood alone.
 
-Letters: N tiles, P patches, C the tower's width, B conversations, L tokens, H the decoder's width, M labelled tokens.
+Letters: N tiles, P patches, C the tower's width, B conversations, L tokens, H the decoder's width, A answers.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ class Learner(nn.Module):
         frames: torch.Tensor | None,
         video_lengths: list[int],
     ) -> dict[str, torch.Tensor]:
-        """`loss` (), and for the log `answer_loss` (), `dense_loss` (), `accuracy_KIND` (), and `correct` (B,): which
-        answers were right to the last token, each token given the true ones before it (so that greedy decoding would
-        give the same answer)."""
+        """`loss` (), and for the log `answer_loss` (), `dense_loss` (), `accuracy_KIND` (), and `correct` (B,): the
+        share of a conversation's answers that were right to the last token, each token given the true ones before it
+        (so that greedy decoding would give the same answer)."""
         features_NPC = self.model.encode_tiles(_normalised(tiles, frames))
         num_tiles = 0 if tiles is None else tiles.shape[0]
         results: dict[str, torch.Tensor] = {}
@@ -83,17 +83,21 @@ class Learner(nn.Module):
 def answer_losses(
     hidden_BLH: torch.Tensor, labels_BL: torch.Tensor, head: nn.Module
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The weighted mean loss () of the labelled tokens, and (B,) whether each conversation's were all predicted."""
+    """The weighted mean loss () of the labelled tokens, and (B,) the share of each conversation's answers that were
+    predicted whole; an answer is a run of labelled tokens."""
     targets_BL = labels_BL[:, 1:]
     labelled_BL = targets_BL != IGNORED
+    starts_BL = labelled_BL & (labels_BL[:, :-1] == IGNORED)
     logits = head(hidden_BLH[:, :-1][labelled_BL]).float()
     targets = targets_BL[labelled_BL]
-    counts_B = labelled_BL.sum(dim=1)
-    weights = counts_B.clamp(min=1).float().rsqrt().unsqueeze(1).expand_as(labelled_BL)[labelled_BL]
+    # One number an answer, in the order of the labelled tokens.
+    answers = starts_BL[labelled_BL].cumsum(0) - 1
+    lengths_A = torch.bincount(answers)
+    weights = lengths_A.float().rsqrt()[answers]
     losses = F.cross_entropy(logits, targets, reduction="none")
-    rows = torch.arange(len(counts_B), device=targets.device).unsqueeze(1).expand_as(labelled_BL)[labelled_BL]
-    wrong_B = torch.zeros_like(counts_B).index_add_(0, rows, (logits.detach().argmax(-1) != targets).long())
-    return (losses * weights).sum() / weights.sum(), wrong_B == 0
+    wrong_A = torch.zeros_like(lengths_A).index_add_(0, answers, (logits.detach().argmax(-1) != targets).long())
+    right_B = losses.new_zeros(len(labels_BL)).index_add_(0, starts_BL.nonzero()[:, 0], (wrong_A == 0).float())
+    return (losses * weights).sum() / weights.sum(), right_B / starts_BL.sum(dim=1).clamp(min=1)
 
 
 def _normalised(tiles: torch.Tensor | None, frames: torch.Tensor | None) -> torch.Tensor:

@@ -112,7 +112,7 @@ class Tally:
         self.started = time.monotonic()
         self.samples = 0
         self.sums: dict[str, list[torch.Tensor]] = defaultdict(list)
-        self.right: dict[str, list[int]] = defaultdict(list)
+        self.right: dict[str, list[float]] = defaultdict(list)
 
     def add(self, sources: torch.Tensor, outputs: dict[str, torch.Tensor]) -> None:
         self.samples += len(sources)
@@ -121,7 +121,7 @@ class Tally:
                 self.sums[name].append(value.detach())
         if "correct" in outputs:
             for source, correct in zip(sources.tolist(), outputs["correct"].tolist(), strict=True):
-                self.right[self.labels[source]].append(int(correct))
+                self.right[self.labels[source]].append(correct)
 
     def take(self) -> dict[str, float]:
         """The means since the last call."""

@@ -11,7 +11,7 @@ from tests.data.corpus.tiny_corpus import many
 from nvila.data.corpus import Assets
 from nvila.data.corpus.canvas import NAMED_COLOURS, distance
 from nvila.data.corpus.preview import media_of
-from nvila.data.corpus.shapes import NUMBER_WORDS
+from nvila.data.corpus.scenes import NUMBER_WORDS
 from nvila.types import Sample, TextPart
 
 Seen = tuple[str, str, tuple[float, float, float, float]]
@@ -38,7 +38,7 @@ def question_of(sample: Sample) -> str:
     return part.text
 
 
-@pytest.mark.parametrize("name", ["count", "color", "shape", "position", "compare"])
+@pytest.mark.parametrize("name", ["count", "color", "shape", "position", "compare", "scene", "tally"])
 def test_labels_say_what_the_pixels_show(assets: Assets, name: str) -> None:
     right = total = 0
     for sample in many(assets, name, 40):
@@ -151,3 +151,49 @@ def test_order_follows_the_frames(assets: Assets) -> None:
             assert sample.meta["starts"] == sorted(sample.meta["starts"])
             assert not np.array_equal(np.asarray(frames[0]), np.asarray(frames[-1]))
     assert set(asked) == {"first", "last", "recolor"}
+
+
+def turns_of(sample: Sample) -> list[tuple[str, str]]:
+    texts = [part.text for message in sample.messages for part in message.content if isinstance(part, TextPart)]
+    return list(zip(texts[::2], texts[1::2], strict=True))
+
+
+def test_every_question_about_a_scene_has_the_answer_that_its_labels_give(assets: Assets) -> None:
+    checked: Counter[str] = Counter()
+    for sample in many(assets, "scene", 120):
+        seen = seen_shapes(sample)
+        for question, answer in turns_of(sample):
+            words = set(question.lower().strip("?.!").split())
+            shapes = [item for item in seen if item[0] in words or item[1] in words]
+            if answer in NAMED_COLOURS and len(shapes) == 1:
+                assert shapes[0][1] == answer
+                checked["color"] += 1
+            elif answer in {item[0] for item in seen} and len(shapes) == 1 and shapes[0][0] == answer:
+                checked["shape"] += 1
+            elif answer in ("left", "right", "above", "below") and len(shapes) == 2:
+                asked = sorted(shapes, key=lambda item: question.lower().find(item[0]))
+                (ax, ay), (bx, by) = (((b[0] + b[2]) / 2, (b[1] + b[3]) / 2) for _, _, b in asked)
+                side = {"left": bx - ax, "right": ax - bx, "above": by - ay, "below": ay - by}[answer]
+                # A wording may name the second shape first: then the side is the opposite one, and as clear.
+                assert abs(side) >= max(abs(ax - bx), abs(ay - by)) - 1e-6
+                checked["where"] += 1
+    assert min(checked["color"], checked["shape"], checked["where"]) > 20, checked
+
+
+def test_every_count_of_a_tally_is_right_by_recounting_and_no_question_comes_twice(assets: Assets) -> None:
+    answers: Counter[str] = Counter()
+    num_turns: Counter[int] = Counter()
+    for sample in many(assets, "tally", 120):
+        seen = seen_shapes(sample)
+        turns = turns_of(sample)
+        num_turns[len(turns)] += 1
+        for question, answer in turns:
+            words = question.lower().strip("?.!").split()
+            shapes = {s for s, _, _ in seen if any(word.startswith(s) for word in words)}
+            colors = {c for _, c, _ in seen if c in words}
+            count = sum((not shapes or s in shapes) and (not colors or c in colors) for s, c, _ in seen)
+            assert answer == str(count), (question, answer, seen)
+            answers[answer] += 1
+    assert {1, 2, 3, 4} >= set(num_turns)
+    assert num_turns[1] < 40
+    assert len(answers) >= 6

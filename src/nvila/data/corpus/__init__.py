@@ -15,11 +15,19 @@ import numpy as np
 
 from nvila.data.corpus.assets import Assets
 from nvila.data.corpus.canvas import Size
-from nvila.data.corpus.charts import make_bar, make_line_chart, make_pie
+from nvila.data.corpus.charts import make_bar, make_bars, make_line_chart, make_pie
 from nvila.data.corpus.clips import make_motion, make_mover, make_order
 from nvila.data.corpus.pictures import make_naming
 from nvila.data.corpus.receipt import make_receipt
-from nvila.data.corpus.shapes import make_color, make_compare, make_count, make_position, make_shape
+from nvila.data.corpus.scenes import (
+    make_color,
+    make_compare,
+    make_count,
+    make_position,
+    make_scene,
+    make_shape,
+    make_tally,
+)
 from nvila.data.corpus.splits import Split
 from nvila.data.corpus.text import make_line, make_paragraph, make_sign, make_strip, make_word
 from nvila.data.corpus.vocabulary import dense_labels, tokenizer_words
@@ -43,7 +51,10 @@ GENERATORS: dict[str, Generator] = {
     "shape": make_shape,
     "position": make_position,
     "compare": make_compare,
+    "scene": make_scene,
+    "tally": make_tally,
     "bar": make_bar,
+    "bars": make_bars,
     "pie": make_pie,
     "line_chart": make_line_chart,
     "motion": make_motion,

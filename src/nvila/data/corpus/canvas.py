@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -129,25 +130,37 @@ def paint(image: Image.Image, mask_HW: NDArray[np.uint8], colour: Colour) -> Non
     image.paste(colour, (0, 0, *image.size), Image.fromarray(mask_HW))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """A question and the answers that are accepted; the first is the one that is taught."""
+
+    question: str
+    answers: tuple[str, ...]
+
+
 def make_sample(
     media: Image.Image | list[Image.Image],
-    question: str,
-    answer: str,
-    *,
+    *turns: Turn,
     task: str,
     objects: Sequence[LabelledBox] = (),
-    answers: Sequence[str] = (),
     **meta: Any,
 ) -> Sample:
-    """A one-turn sample. `answers` are the accepted answers, by default the answer alone. `id` is set by `generate`."""
+    """A sample of one turn or several about one picture or clip. `id` is set by `generate`.
+
+    `meta` gains the task and the first turn's question, answer and accepted answers.
+    """
     part = VideoPart(video=media) if isinstance(media, list) else ImagePart(image=media)
+    messages: list[Message] = []
+    for turn in turns:
+        lead = (part,) if not messages else ()
+        messages.append(Message(role="user", content=(*lead, TextPart(text=turn.question))))
+        messages.append(Message(role="assistant", content=(TextPart(text=turn.answers[0]),)))
+    first = turns[0]
+    told = {"answer": first.answers[0], "answers": list(first.answers), "question": first.question}
     return Sample(
         id=task,
         source=f"corpus/{task}",
-        messages=(
-            Message(role="user", content=(part, TextPart(text=question))),
-            Message(role="assistant", content=(TextPart(text=answer),)),
-        ),
+        messages=tuple(messages),
         objects=tuple(objects),
-        meta={"task": task, "answer": answer, "answers": list(answers or [answer]), "question": question, **meta},
+        meta={"task": task, **told, **meta},
     )

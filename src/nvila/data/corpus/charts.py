@@ -16,6 +16,7 @@ from nvila.data.corpus.canvas import (
     NAMED_COLOURS,
     Colour,
     Size,
+    Turn,
     chance,
     damage,
     distance,
@@ -39,6 +40,8 @@ LABEL_SETS = (
     tuple(str(year) for year in range(2015, 2031)),
 )
 HIGH_WORDS = (("highest", "highest"), ("tallest", "largest"), ("largest", "greatest"), ("biggest", "biggest"))
+BAR_ROLES = ("other", "highest", "lowest")
+"""What a bar's dense label says of it; its box reaches down to its label's foot."""
 LOW_WORDS = (("lowest", "lowest"), ("shortest", "smallest"), ("smallest", "least"))
 
 
@@ -86,7 +89,7 @@ def _values(rng: np.random.Generator, count: int, top: int) -> list[int]:
 def _start_plot(
     rng: np.random.Generator, assets: Assets, split: Split, size: Size, *, room_above: bool = False
 ) -> Plot:
-    sizes = [px for px in (9, 10, 11, 12, 13, 14, 16) if px <= max(11, size[1] // 10)]
+    sizes = [px for px in (10, 11, 12, 13, 14, 16, 18) if px <= max(12, size[1] // 8)]
     face = assets.face(assets.choose_font(rng, split), pick(rng, sizes[-4:]))
     dark = chance(rng, 0.15)
     low, high = (0, 50) if dark else (228, 255)
@@ -114,13 +117,48 @@ def _write(
     return boxes
 
 
+@dataclass(frozen=True, kw_only=True)
+class Bars:
+    """A drawn bar chart: its picture and dense labels, and what questions are about."""
+
+    image: Image.Image
+    boxes: list[LabelledBox]
+    labels: list[str]
+    values: list[int]
+    with_values: bool
+
+
 def make_bar(rng: np.random.Generator, assets: Assets, split: Split, size: Size, difficulty: float) -> Sample:
-    """Two to six upright bars; which is highest or lowest, the value of one (if written), or how many."""
+    """Two to six upright bars; which is highest or lowest, the value of one (if written), or how many.
+
+    At low difficulty often two or three.
+    """
+    chart = _draw_bars(rng, assets, split, size, difficulty)
+    draw = rng.random()
+    ask = "highest" if draw < 0.38 else "lowest" if draw < 0.76 else "count"
+    if chart.with_values and 0.76 <= draw < 0.92:
+        ask = "value"
+    turn = _ask_bar(rng, split, chart, ask)
+    return make_sample(
+        chart.image, turn, task="bar", objects=chart.boxes, labels=chart.labels, values=chart.values, ask=ask
+    )
+
+
+def make_bars(rng: np.random.Generator, assets: Assets, split: Split, size: Size, difficulty: float) -> Sample:
+    """A bar chart as in `bar` and all its questions: highest, lowest, how many, and the value of one (if written)."""
+    chart = _draw_bars(rng, assets, split, size, difficulty)
+    asks = ["highest", "lowest", "count", *["value"] * chart.with_values]
+    turns = [_ask_bar(rng, split, chart, asks[int(place)]) for place in rng.permutation(len(asks))]
+    return make_sample(chart.image, *turns, task="bars", objects=chart.boxes)
+
+
+def _draw_bars(rng: np.random.Generator, assets: Assets, split: Split, size: Size, difficulty: float) -> Bars:
     top = pick(rng, (10, 20, 50, 100))
     with_values = chance(rng, 0.45)
     plot = _start_plot(rng, assets, split, size, room_above=with_values)
     left, upper, right, bottom = plot.area
-    count = number(rng, 2, min(6, max(3, (right - left) // 16)))
+    most_bars = min(6, max(3, (right - left) // 16)) if chance(rng, difficulty) else 3
+    count = number(rng, 2, most_bars)
     values = _values(rng, count, top)
     pitch = (right - left) / count
     labels = _labels(rng, assets, split, count, int(pitch) - 2, plot.face)
@@ -128,6 +166,7 @@ def make_bar(rng: np.random.Generator, assets: Assets, split: Split, size: Size,
     draw = ImageDraw.Draw(image)
     one_colour = chance(rng, 0.5)
     fill, texts = float(rng.uniform(0.5, 0.85)), []
+    boxes: list[LabelledBox] = []
     if chance(rng, 0.4):
         for step in range(1, 5):
             y = bottom - step * (bottom - upper) // 4
@@ -140,34 +179,31 @@ def make_bar(rng: np.random.Generator, assets: Assets, split: Split, size: Size,
         colour = plot.ramp[0 if one_colour else index % len(plot.ramp)]
         draw.rectangle((centre - fill * pitch / 2, y, centre + fill * pitch / 2, bottom), fill=colour)
         texts.append((label, centre, bottom + plot.face.ascent + 1))
+        role = "highest" if value == max(values) else "lowest" if value == min(values) else "other"
+        column = (centre - fill * pitch / 2, y, centre + fill * pitch / 2, float(size[1]))
+        boxes.append(LabelledBox(label=f"bar:{role}", box=column))
         if with_values:
             texts.append((str(value), centre, round(y) - 2))
     draw.line((left, bottom, right, bottom), fill=plot.ink)
     if chance(rng, 0.6):
         draw.line((left, upper, left, bottom), fill=plot.ink)
-    boxes = _write(image, plot, texts)
-    question, answer, ask = _ask_bar(rng, split, labels, values, with_values)
-    answers = [answer, f"the {answer} bar"] if ask in ("highest", "lowest") else [answer]
-    return make_sample(
-        damage(rng, image, amount=0.35 * difficulty), question, answer, task="bar", objects=boxes, answers=answers,
-        labels=labels, values=values, ask=ask,
-    )  # fmt: skip
+    boxes += _write(image, plot, texts)
+    image = damage(rng, image, amount=0.35 * difficulty)
+    return Bars(image=image, boxes=boxes, labels=labels, values=values, with_values=with_values)
 
 
-def _ask_bar(
-    rng: np.random.Generator, split: Split, labels: list[str], values: list[int], with_values: bool
-) -> tuple[str, str, str]:
-    draw = rng.random()
-    if draw < 0.38:
-        word, most = pick(rng, HIGH_WORDS)
-        return phrase(rng, split, "highest", highest=word, most=most), labels[int(np.argmax(values))], "highest"
-    if draw < 0.76:
-        word, most = pick(rng, LOW_WORDS)
-        return phrase(rng, split, "highest", highest=word, most=most), labels[int(np.argmin(values))], "lowest"
-    if with_values and draw < 0.92:
-        index = number(rng, 0, len(labels) - 1)
-        return phrase(rng, split, "bar_value", label=labels[index]), str(values[index]), "value"
-    return phrase(rng, split, "bar_count"), str(len(labels)), "count"
+def _ask_bar(rng: np.random.Generator, split: Split, chart: Bars, ask: str) -> Turn:
+    """A question about the chart; `ask` is highest, lowest, value (of any bar) or count."""
+    if ask == "value":
+        index = number(rng, 0, len(chart.labels) - 1)
+        question = phrase(rng, split, "bar_value", label=chart.labels[index])
+        return Turn(question=question, answers=(str(chart.values[index]),))
+    if ask == "count":
+        return Turn(question=phrase(rng, split, "bar_count"), answers=(str(len(chart.labels)),))
+    word, most = pick(rng, HIGH_WORDS if ask == "highest" else LOW_WORDS)
+    label = chart.labels[int(np.argmax(chart.values) if ask == "highest" else np.argmin(chart.values))]
+    question = phrase(rng, split, "highest", highest=word, most=most)
+    return Turn(question=question, answers=(label, f"the {label} bar"))
 
 
 def make_pie(rng: np.random.Generator, assets: Assets, split: Split, size: Size, difficulty: float) -> Sample:
@@ -200,9 +236,14 @@ def make_pie(rng: np.random.Generator, assets: Assets, split: Split, size: Size,
     word = pick(rng, ("biggest", "largest")) if biggest else "smallest"
     answer = labels[int(np.argmax(shares) if biggest else np.argmin(shares))]
     return make_sample(
-        damage(rng, image, amount=0.35 * difficulty), phrase(rng, split, "slice", biggest=word), answer, task="pie",
-        objects=boxes, labels=labels, values=[round(float(share), 3) for share in shares], ask=word,
-    )  # fmt: skip
+        damage(rng, image, amount=0.35 * difficulty),
+        Turn(question=phrase(rng, split, "slice", biggest=word), answers=(answer,)),
+        task="pie",
+        objects=boxes,
+        labels=labels,
+        values=[round(float(share), 3) for share in shares],
+        ask=word,
+    )
 
 
 def make_line_chart(rng: np.random.Generator, assets: Assets, split: Split, size: Size, difficulty: float) -> Sample:
@@ -236,9 +277,14 @@ def make_line_chart(rng: np.random.Generator, assets: Assets, split: Split, size
         question = phrase(rng, split, "peak", highest="highest" if high else "lowest")
         ask = "highest" if high else "lowest"
     return make_sample(
-        damage(rng, image, amount=0.35 * difficulty), question, answer, task="line_chart", objects=boxes,
-        labels=labels, values=values, ask=ask,
-    )  # fmt: skip
+        damage(rng, image, amount=0.35 * difficulty),
+        Turn(question=question, answers=(answer,)),
+        task="line_chart",
+        objects=boxes,
+        labels=labels,
+        values=values,
+        ask=ask,
+    )
 
 
 def _trend(rng: np.random.Generator, count: int, rising: bool) -> list[int]:

@@ -12,7 +12,17 @@ import numpy as np
 from PIL import Image
 
 from nvila.data.corpus.assets import Assets
-from nvila.data.corpus.canvas import NAMED_COLOURS, Size, chance, distance, make_sample, named_colour, number, pick
+from nvila.data.corpus.canvas import (
+    NAMED_COLOURS,
+    Size,
+    Turn,
+    chance,
+    distance,
+    make_sample,
+    named_colour,
+    number,
+    pick,
+)
 from nvila.data.corpus.phrasing import phrase
 from nvila.data.corpus.shapes import COLOURS, SHAPES, Shape, draw_shapes, ground_for, scatter
 from nvila.data.corpus.splits import Split
@@ -84,7 +94,7 @@ def make_motion(rng: np.random.Generator, assets: Assets, split: Split, size: Si
     question = phrase(rng, split, "motion", thing=thing)
     synonyms = {"up": ["up", "upwards", "to the top"], "down": ["down", "downwards", "to the bottom"]}
     answers = synonyms.get(direction, [direction, f"to the {direction}", f"{direction}wards"])
-    return make_sample(clip, question, direction, task="motion", objects=boxes, answers=answers)
+    return make_sample(clip, Turn(question=question, answers=tuple(answers)), task="motion", objects=boxes)
 
 
 def make_mover(rng: np.random.Generator, assets: Assets, split: Split, size: Size, difficulty: float) -> Sample:
@@ -95,8 +105,9 @@ def make_mover(rng: np.random.Generator, assets: Assets, split: Split, size: Siz
     frames = [[shapes[int(i)] for i in shuffled] for shapes in frames]
     clip, boxes = _render(size, _ground(rng, size, {color for _, color in kinds}), frames)
     shape, color = kinds[0]
-    answers = [f"{color} {shape}", f"the {color} {shape}", shape]
-    return make_sample(clip, phrase(rng, split, "mover"), answers[0], task="mover", objects=boxes, answers=answers)
+    answers = (f"{color} {shape}", f"the {color} {shape}", shape)
+    turn = Turn(question=phrase(rng, split, "mover"), answers=answers)
+    return make_sample(clip, turn, task="mover", objects=boxes)
 
 
 def make_order(rng: np.random.Generator, assets: Assets, split: Split, size: Size, difficulty: float) -> Sample:
@@ -116,11 +127,9 @@ def make_order(rng: np.random.Generator, assets: Assets, split: Split, size: Siz
     clip, boxes = _render(size, _ground(rng, size, {color for _, color in kinds}), frames)
     when = pick(rng, ORDER_WORDS)
     asked = shapes[0] if when == "first" else shapes[-1]
-    answers = [asked.name, f"the {asked.name}", asked.shape]
-    question = phrase(rng, split, "order", when=when)
-    return make_sample(
-        clip, question, answers[0], task="order", objects=boxes, answers=answers, ask=when, starts=starts
-    )
+    answers = (asked.name, f"the {asked.name}", asked.shape)
+    turn = Turn(question=phrase(rng, split, "order", when=when), answers=answers)
+    return make_sample(clip, turn, task="order", objects=boxes, ask=when, starts=starts)
 
 
 def _recolor(rng: np.random.Generator, split: Split, size: Size) -> Sample:
@@ -135,6 +144,6 @@ def _recolor(rng: np.random.Generator, split: Split, size: Size) -> Sample:
     moment = number(rng, 3, 5)
     frames = [[shape] if frame < moment else [changed] for frame in range(NUM_FRAMES)]
     clip, boxes = _render(size, _ground(rng, size, {before, after}), frames)
-    question = phrase(rng, split, "recolor", shape=shape.shape)
-    answers = [after, "grey"] if after == "gray" else [after]
-    return make_sample(clip, question, after, task="order", objects=boxes, answers=answers, ask="recolor")
+    answers = ("gray", "grey") if after == "gray" else (after,)
+    turn = Turn(question=phrase(rng, split, "recolor", shape=shape.shape), answers=answers)
+    return make_sample(clip, turn, task="order", objects=boxes, ask="recolor")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from nvila.data.corpus.assets import Assets
-from nvila.data.corpus.canvas import Size, chance, make_sample, number, pick
+from nvila.data.corpus.canvas import Size, Turn, chance, make_sample, number, pick
 from nvila.data.corpus.faces import Face
 from nvila.data.corpus.phrasing import phrase
 from nvila.data.corpus.splits import Split, word_split
@@ -36,9 +36,8 @@ def make_receipt(rng: np.random.Generator, assets: Assets, split: Split, size: S
     else:
         index = number(rng, 0, len(goods) - 1)
         question, answer = phrase(rng, split, "receipt_price", item=goods[index]), _price(cents[index])
-    accepted = [answer, f"${answer}"] if kind != "items" else [answer]
-    meta = {"items": goods, "cents": cents, "kind": kind}
-    return make_sample(image, question, answer, task="receipt", objects=boxes, answers=accepted, **meta)
+    turn = Turn(question=question, answers=(answer,) if kind == "items" else (answer, f"${answer}"))
+    return make_sample(image, turn, task="receipt", objects=boxes, items=goods, cents=cents, kind=kind)
 
 
 def _goods(rng: np.random.Generator, assets: Assets, split: Split, count: int) -> list[str]:

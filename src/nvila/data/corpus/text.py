@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw
 from nvila.data.corpus.assets import Assets
 from nvila.data.corpus.canvas import (
     Size,
+    Turn,
     background,
     chance,
     damage,
@@ -202,7 +203,8 @@ def make_word(rng: np.random.Generator, assets: Assets, split: Split, size: Size
     word = random_word(rng, assets, split, max_letters=most_letters)
     face = _fit(assets, rng, split, difficulty, word, (size[0] - 6, size[1]))
     image, boxes = render(rng, [_place(rng, word, face, size)], size, difficulty)
-    return make_sample(image, phrase(rng, split, "word"), word, task="word", objects=boxes, font_size=face.size)
+    turn = Turn(question=phrase(rng, split, "word"), answers=(word,))
+    return make_sample(image, turn, task="word", objects=boxes, font_size=face.size)
 
 
 def make_line(rng: np.random.Generator, assets: Assets, split: Split, size: Size, difficulty: float) -> Sample:
@@ -210,7 +212,8 @@ def make_line(rng: np.random.Generator, assets: Assets, split: Split, size: Size
     face = choose_face(rng, assets, split, difficulty, _sizes(12, max(12, min(24, size[1] // 2))))
     text = random_phrase(rng, assets, split, face, size[0] - 6, number(rng, 2, 6))
     image, boxes = render(rng, [_place(rng, text, face, size)], size, difficulty)
-    return make_sample(image, phrase(rng, split, "line"), text, task="line", objects=boxes, font_size=face.size)
+    turn = Turn(question=phrase(rng, split, "line"), answers=(text,))
+    return make_sample(image, turn, task="line", objects=boxes, font_size=face.size)
 
 
 def make_strip(rng: np.random.Generator, assets: Assets, split: Split, size: Size, difficulty: float) -> Sample:
@@ -225,8 +228,8 @@ def make_strip(rng: np.random.Generator, assets: Assets, split: Split, size: Siz
         left = number(rng, 1, max(1, size[0] - face.width(text) - 1))
         lines.append(Line(text=text, face=face, left=left, baseline=top + index * pitch + face.ascent))
     image, boxes = render(rng, lines, size, difficulty)
-    answer = "\n".join(line.text for line in lines)
-    return make_sample(image, phrase(rng, split, "line"), answer, task="strip", objects=boxes, font_size=face.size)
+    turn = Turn(question=phrase(rng, split, "line"), answers=("\n".join(line.text for line in lines),))
+    return make_sample(image, turn, task="strip", objects=boxes, font_size=face.size)
 
 
 def _filling_text(rng: np.random.Generator, assets: Assets, split: Split, face: Face, width: int) -> str:
@@ -256,8 +259,8 @@ def make_paragraph(rng: np.random.Generator, assets: Assets, split: Split, size:
         text = random_phrase(rng, assets, split, face, size[0] - left - 3, number(rng, 1, 6))
         lines.append(Line(text=text, face=face, left=left, baseline=top + index * pitch + face.ascent))
     image, boxes = render(rng, lines, size, difficulty)
-    answer = "\n".join(line.text for line in lines)
-    return make_sample(image, phrase(rng, split, "paragraph"), answer, task="paragraph", objects=boxes)
+    turn = Turn(question=phrase(rng, split, "paragraph"), answers=("\n".join(line.text for line in lines),))
+    return make_sample(image, turn, task="paragraph", objects=boxes)
 
 
 def make_sign(rng: np.random.Generator, assets: Assets, split: Split, size: Size, difficulty: float) -> Sample:
@@ -283,7 +286,8 @@ def make_sign(rng: np.random.Generator, assets: Assets, split: Split, size: Size
         boxes += face.draw(mask_HW, text, start, first + index * pitch)
     paint(image, mask_HW, ink)
     image = damage(rng, image, amount=difficulty)
-    return make_sample(image, phrase(rng, split, "sign"), " ".join(texts), task="sign", objects=boxes)
+    turn = Turn(question=phrase(rng, split, "sign"), answers=(" ".join(texts),))
+    return make_sample(image, turn, task="sign", objects=boxes)
 
 
 def _random_sign_word(rng: np.random.Generator, assets: Assets, split: Split) -> str:
