@@ -24,7 +24,8 @@ from nvila.train.learner import answer_losses
 from nvila.train.recipe import ModelRecipe, Recipe, Run, Source, Stage
 from nvila.train.schedule import StageClock
 from nvila.train.stream import BatchStream, choose_sources, difficulty_at
-from nvila.train.trainer import StageTrainer
+from nvila.train.tokenizer import build_tokenizer
+from nvila.train.trainer import StageTrainer, parameter_groups
 
 TINY = ModelRecipe(
     vision_width=32, vision_layers=2, vision_heads=2, text_width=32, text_layers=2, text_heads=2, text_intermediate=64
@@ -108,6 +109,20 @@ def test_only_the_named_parts_are_trained(assets: Assets, tmp_path: Path) -> Non
     assert all(name.startswith(("model.mm_projector", "model.llm")) for name in moved)
 
 
+def test_parts_learn_at_rates_of_their_own(assets: Assets) -> None:
+    stage = make_stage(learning_rate=1e-3, part_learning_rates={"vision": 4e-4})
+    tokenizer = build_tokenizer(["red"])
+    learner = start.build_learner(TINY, tokenizer, dense_kinds(dense_labels(assets)))
+    stages.prepare(learner, stage)
+    groups = parameter_groups(learner, stage)
+    rates = {id(weight): group["lr"] for group in groups for weight in group["params"]}
+    trained = {name: rates[id(weight)] for name, weight in learner.named_parameters() if weight.requires_grad}
+    assert {rate for name, rate in trained.items() if "vision_tower" in name} == {4e-4}
+    assert {rate for name, rate in trained.items() if "vision_tower" not in name} == {1e-3}
+    assert sum(len(group["params"]) for group in groups) == len(trained) == len(rates)
+    assert all(group["weight_decay"] == 0 for group in groups if any(w.ndim == 1 for w in group["params"]))
+
+
 def test_batches_depend_on_the_step_alone(assets: Assets, tmp_path: Path) -> None:
     recipe = make_recipe(make_stage())
     tokenizer = start.load_or_build_tokenizer(tmp_path, assets)
@@ -169,6 +184,7 @@ def test_difficulty_rises_and_rates_warm_up_and_fall() -> None:
         ({"dense_weight": 0.0, "answer_weight": 0.0}, "nothing would be learned"),
         ({"answer_weight": 0.0}, "only 'vision'"),
         ({"difficulty_start": 1.5}, "1.5"),
+        ({"train": ("llm",), "part_learning_rates": {"vision": 1e-4}}, r"\['vision'\]"),
         ({"source": ()}, "no source"),
     ],
 )

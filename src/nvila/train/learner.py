@@ -18,6 +18,7 @@ from nvila.model import NVILAForConditionalGeneration
 from nvila.model.fusion import embed_text, fuse
 from nvila.processing.chat import IGNORED
 from nvila.train.dense import DenseHead
+from nvila.train.recipe import Part
 
 
 class Learner(nn.Module):
@@ -29,6 +30,11 @@ class Learner(nn.Module):
         self.dense_head = dense_head
         self.dense_weight = 1.0
         self.answer_weight = 1.0
+
+    def parts(self) -> dict[Part, nn.Module]:
+        """What a recipe calls the parts of the model."""
+        model = self.model
+        return {"vision": model.vision_tower, "projector": model.mm_projector, "llm": model.llm}
 
     def forward(
         self,

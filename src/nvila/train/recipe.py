@@ -80,6 +80,8 @@ class Stage:
     seconds: float | None = None
     batch_size: int = 64
     learning_rate: float = 1e-3
+    part_learning_rates: dict[str, float] = field(default_factory=dict)
+    """Peaks of parts that learn at a rate of their own, such as {vision = 4e-4}; others keep `learning_rate`."""
     weight_decay: float = 0.05
     warmup_steps: int = 100
     decay_fraction: float = 0.3
@@ -105,6 +107,12 @@ class Stage:
         if self.answer_weight == 0 and tuple(self.train) != ("vision",):
             raise ConfigError(
                 f"stage {self.name!r}: with answer_weight 0 only 'vision' can be trained, not {self.train}"
+            )
+        strange = sorted(set(self.part_learning_rates) - set(self.train))
+        if strange:
+            raise ConfigError(
+                f"stage {self.name!r}: part_learning_rates names {strange}, but train says {list(self.train)}; "
+                "give rates to parts that are trained"
             )
         if not 0 <= self.difficulty_start <= 1:
             raise ConfigError(f"stage {self.name!r}: difficulty_start is {self.difficulty_start}, not within 0..1")

@@ -100,15 +100,11 @@ def run_stage(
 def prepare(learner: Learner, stage: Stage) -> None:
     """Sets the weights of the losses and which parts are trained."""
     learner.dense_weight, learner.answer_weight = stage.dense_weight, stage.answer_weight
-    model = learner.model
-    parts: dict[str, torch.nn.Module] = {
-        "vision": model.vision_tower, "projector": model.mm_projector, "llm": model.llm
-    }  # fmt: skip
-    for name, part in parts.items():
+    for name, part in learner.parts().items():
         part.requires_grad_(name in stage.train)
     learner.dense_head.requires_grad_(stage.dense_weight > 0)
     # Behind the layer whose output is used; kept for the checkpoint's shape alone.
-    tower = model.vision_tower.vision_model
+    tower = learner.model.vision_tower.vision_model
     tower.encoder.layers[-1].requires_grad_(False)
     tower.post_layernorm.requires_grad_(False)
 

@@ -59,10 +59,8 @@ class StageTrainer(Trainer):
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         stage = self.stream.stage
         if self.optimizer is None:
-            named = [(name, weight) for name, weight in self.model.named_parameters() if weight.requires_grad]
-            decayed = [weight for name, weight in named if weight.ndim > 1 and "embed" not in name]
-            plain = [weight for name, weight in named if weight.ndim <= 1 or "embed" in name]
-            groups = [{"params": decayed, "weight_decay": stage.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+            learner = self.accelerator.unwrap_model(self.model)
+            groups = parameter_groups(learner, stage)
             self.optimizer = torch.optim.AdamW(groups, lr=stage.learning_rate, betas=(0.9, 0.98), fused=True)
         return self.optimizer
 
@@ -99,6 +97,21 @@ class StageTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         load_model(self.model, str(Path(resume_from_checkpoint) / WEIGHTS_FILE))
+
+
+def parameter_groups(learner: Learner, stage: Stage) -> list[dict[str, Any]]:
+    """AdamW's groups: one for each learning rate and weight decay; only matrices that are no embeddings decay."""
+    rates = {
+        id(weight): stage.part_learning_rates.get(name, stage.learning_rate)
+        for name, part in learner.parts().items()
+        for weight in part.parameters()
+    }
+    groups: dict[tuple[float, float], list[torch.nn.Parameter]] = defaultdict(list)
+    for name, weight in learner.named_parameters():
+        if weight.requires_grad:
+            decay = stage.weight_decay if weight.ndim > 1 and "embed" not in name else 0.0
+            groups[rates.get(id(weight), stage.learning_rate), decay].append(weight)
+    return [{"params": weights, "lr": rate, "weight_decay": decay} for (rate, decay), weights in groups.items()]
 
 
 class Tally:
