@@ -58,6 +58,8 @@ class Message:
 
     role: Role
     content: tuple[Part, ...]
+    learned: bool = True
+    """Whether training learns this turn; only the assistant's turns are ever learned."""
 
 
 @dataclass(frozen=True, kw_only=True)
