@@ -123,6 +123,44 @@ def test_parts_learn_at_rates_of_their_own(assets: Assets) -> None:
     assert all(group["weight_decay"] == 0 for group in groups if any(w.ndim == 1 for w in group["params"]))
 
 
+def test_a_calibrated_projector_gives_tokens_of_mean_0_and_the_size_of_words() -> None:
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer(["red"])
+    model = start.build_learner(TINY, tokenizer, ()).model
+    loud = model.vision_tower.vision_model.encoder.layers[-2].mlp.fc2
+    with torch.no_grad():
+        loud.bias[3] = 400.0
+    tiles = torch.rand(6, 3, 112, 112) * 2 - 1
+    tower = {name: weight.clone() for name, weight in model.vision_tower.state_dict().items()}
+    start.calibrate(model, tiles)
+    with torch.no_grad():
+        features = model.mm_projector(model.encode_tiles(tiles)).flatten(0, -2)
+    assert features.mean(dim=0).abs().max() < 1e-4
+    assert features.square().mean().sqrt().item() == pytest.approx(start.TOKEN_SIZE, rel=1e-3)
+    assert features.var(dim=0).max() < 50 * features.var(dim=0).median()
+    assert all(torch.equal(tower[name], weight) for name, weight in model.vision_tower.state_dict().items())
+
+
+def test_a_resumed_stage_is_not_calibrated_again(
+    assets: Assets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr(stages, "calibrate", lambda model, tiles: calls.append(len(tiles)))
+    original = StageTrainer.__init__
+
+    def stopping(self: StageTrainer, *args: Any) -> None:
+        original(self, *args)
+        self.add_callback(StopAt(2))
+
+    recipe = make_recipe(make_stage(calibrate=True, steps=4))
+    with monkeypatch.context() as patch:
+        patch.setattr(StageTrainer, "__init__", stopping)
+        stages.run_recipe(recipe, tmp_path, assets)
+    stages.run_recipe(recipe, tmp_path, assets)
+    assert stages.is_finished(recipe, tmp_path)
+    assert calls == [stages.CALIBRATION_BATCHES * 4]
+
+
 def test_batches_depend_on_the_step_alone(assets: Assets, tmp_path: Path) -> None:
     recipe = make_recipe(make_stage())
     tokenizer = start.load_or_build_tokenizer(tmp_path, assets)

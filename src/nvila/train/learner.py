@@ -49,7 +49,7 @@ class Learner(nn.Module):
         """`loss` (), and for the log `answer_loss` (), `dense_loss` (), `accuracy_KIND` (), and `correct` (B,): the
         share of a conversation's answers that were right to the last token, each token given the true ones before it
         (so that greedy decoding would give the same answer)."""
-        features_NPC = self.model.encode_tiles(_normalised(tiles, frames))
+        features_NPC = self.model.encode_tiles(normalised(tiles, frames))
         num_tiles = 0 if tiles is None else tiles.shape[0]
         results: dict[str, torch.Tensor] = {}
         loss = features_NPC.new_zeros((), dtype=torch.float32)
@@ -106,7 +106,7 @@ def answer_losses(
     return (losses * weights).sum() / weights.sum(), right_B / starts_BL.sum(dim=1).clamp(min=1)
 
 
-def _normalised(tiles: torch.Tensor | None, frames: torch.Tensor | None) -> torch.Tensor:
+def normalised(tiles: torch.Tensor | None, frames: torch.Tensor | None) -> torch.Tensor:
     """Bytes (N, S, S, 3) of tiles, then frames, to (N, 3, S, S) in -1..1, as the processor normalises."""
     given = [part for part in (tiles, frames) if part is not None]
     return torch.cat(given).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0).contiguous()

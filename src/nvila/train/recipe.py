@@ -91,6 +91,8 @@ class Stage:
     dense_weight: float = 0.3
     answer_weight: float = 1.0
     """0 trains the vision tower alone, on the dense labels, and never runs the decoder."""
+    calibrate: bool = False
+    """Start the projector anew at this stage, fitted to the features that the tower gives (`start.calibrate`)."""
     difficulty_start: float = 1.0
     difficulty_steps: int = 0
     """Steps over which the difficulty of the pictures rises from `difficulty_start` to 1."""

@@ -22,16 +22,17 @@ from nvila.data.corpus import Assets, dense_labels
 from nvila.errors import ConfigError
 from nvila.train.dense import DenseKind, DenseRaster, dense_kinds
 from nvila.train.encode import SampleEncoder
-from nvila.train.learner import Learner, compile_layers
+from nvila.train.learner import Learner, compile_layers, normalised
 from nvila.train.recipe import Recipe, Stage
 from nvila.train.report import Probe, Reporter
 from nvila.train.schedule import StageClock
-from nvila.train.start import build_learner, load_or_build_tokenizer
+from nvila.train.start import build_learner, calibrate, load_or_build_tokenizer
 from nvila.train.stream import BatchStream
 from nvila.train.trainer import CLOCK_FILE, StageTrainer
 
 logger = logging.getLogger(__name__)
 FINAL_FILE = "final.safetensors"
+CALIBRATION_BATCHES = 8
 
 
 def run_recipe(recipe: Recipe, folder: Path, assets: Assets, *, stop_after: str | None = None) -> Learner:
@@ -81,6 +82,8 @@ def run_stage(
     prepare(learner, stage)
     clock = StageClock(stage, seconds)
     stream = BatchStream(stage, assets, encoder, seed=recipe.run.seed, first_step=first_step)
+    if stage.calibrate and checkpoint is None:
+        calibrate(learner.model, torch.cat([_pixels(stream, step) for step in range(CALIBRATION_BATCHES)]))
     trainer = StageTrainer(learner, stream, clock, recipe.run, folder)
     reporter = Reporter(folder.parent, stage.name)
     trainer.add_callback(reporter)
@@ -95,6 +98,11 @@ def run_stage(
     save_model(learner, str(final) + ".part")
     Path(str(final) + ".part").rename(final)
     return True
+
+
+def _pixels(stream: BatchStream, step: int) -> torch.Tensor:
+    batch = stream.batch(step)
+    return normalised(batch["tiles"], batch["frames"])
 
 
 def prepare(learner: Learner, stage: Stage) -> None:

@@ -20,6 +20,10 @@ from nvila.train.tokenizer import build_tokenizer
 
 CHAT_WORDS = ("system", "user", "assistant", "You are a helpful assistant")
 START_STD = 0.02
+TOKEN_SIZE = 0.5
+"""Root mean square of a visual token's channels at the start."""
+MIN_SPREAD = 0.1
+"""Channels of the normalised features that vary less than this are not blown up further."""
 BRANCH_ENDS = ("out_proj.weight", "fc2.weight")
 
 
@@ -96,6 +100,32 @@ def take_weights(model: NVILAForConditionalGeneration, name: str) -> None:
     check_weights(type(model), model.config, weights, root)
     model.load_state_dict(weights, strict=False)
     model.tie_weights()
+
+
+@torch.no_grad()
+def calibrate(model: NVILAForConditionalGeneration, tiles: torch.Tensor) -> None:
+    """Starts the projector's MLP anew, for the features of these tiles (N, 3, S, S).
+
+    A tower trained on dense labels has a few channels that are large and nearly constant. They drown the others in the
+    projector's LayerNorm, and visual tokens of hundreds of times the size of words stay as they are in the decoder. So
+    each LayerNorm's affine part gives every channel mean 0 and variance 1, and the output has mean 0 and
+    size TOKEN_SIZE.
+    """
+    layers: Any = model.mm_projector.layers
+    x_NTC = model.encode_tiles(tiles).float()
+    for layer in layers:
+        if isinstance(layer, torch.nn.LayerNorm):
+            normed = torch.nn.functional.layer_norm(x_NTC, layer.normalized_shape).flatten(0, -2)
+            layer.weight.copy_(1.0 / normed.std(dim=0).clamp(min=MIN_SPREAD))
+            layer.bias.copy_(-normed.mean(dim=0) * layer.weight)
+        elif isinstance(layer, torch.nn.Linear):
+            torch.nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
+            torch.nn.init.zeros_(layer.bias)
+        x_NTC = layer(x_NTC)
+    mean = x_NTC.flatten(0, -2).mean(dim=0)
+    scale = TOKEN_SIZE / (x_NTC - mean).square().mean().sqrt()
+    layers[-1].weight.mul_(scale)
+    layers[-1].bias.copy_(-mean * scale)
 
 
 @torch.no_grad()

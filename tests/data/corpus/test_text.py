@@ -54,6 +54,15 @@ def test_difficulty_zero_is_dark_on_light(assets: Assets) -> None:
         assert 14 <= sample.meta["font_size"] <= 20
 
 
+def test_easy_words_stand_at_the_left_edge_in_one_row_of_visual_tokens(assets: Assets) -> None:
+    for index in range(20):
+        sample = generate("word", assets, split="train", seed=3, index=index, size=(112, 112), difficulty=0.0)
+        boxes = [item.box for item in sample.objects]
+        middles = [(box[1] + box[3]) / 2 for box in boxes]
+        assert min(box[0] for box in boxes) <= 8
+        assert all(50 <= middle <= 90 for middle in middles)
+
+
 def test_rotation_moves_the_boxes_with_the_ink() -> None:
     mask = np.zeros((60, 100), dtype=np.uint8)
     mask[10:20, 70:80] = 255

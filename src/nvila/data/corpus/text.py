@@ -197,12 +197,21 @@ def _place(rng: np.random.Generator, text: str, face: Face, size: Size) -> Line:
     return Line(text=text, face=face, left=2 + number(rng, 0, slack_x), baseline=face.ascent + number(rng, 0, slack_y))
 
 
+def _place_first(text: str, face: Face, size: Size) -> Line:
+    """Left in the third quarter of the picture's height, which is one row of visual tokens of a 112 px tile."""
+    middle = round(size[1] * 0.625)
+    return Line(text=text, face=face, left=2, baseline=middle + (face.ascent - face.descent) // 2)
+
+
 def make_word(rng: np.random.Generator, assets: Assets, split: Split, size: Size, difficulty: float) -> Sample:
-    """One word, 16 px or more where it fits, anywhere in the picture; at low difficulty often of 1 to 3 letters."""
-    most_letters = max(3, size[0] // 9) if chance(rng, difficulty) else 3
-    word = random_word(rng, assets, split, max_letters=most_letters)
+    """One word, 16 px or more where it fits, anywhere; at low difficulty often at the left edge below the middle.
+
+    A decoder that has yet to find out how to read starts sooner when it need not search.
+    """
+    word = random_word(rng, assets, split, max_letters=max(3, size[0] // 9))
     face = _fit(assets, rng, split, difficulty, word, (size[0] - 6, size[1]))
-    image, boxes = render(rng, [_place(rng, word, face, size)], size, difficulty)
+    line = _place(rng, word, face, size) if chance(rng, difficulty) else _place_first(word, face, size)
+    image, boxes = render(rng, [line], size, difficulty)
     turn = Turn(question=phrase(rng, split, "word"), answers=(word,))
     return make_sample(image, turn, task="word", objects=boxes, font_size=face.size)
 
