@@ -63,5 +63,5 @@ $(VENV)/.installed: pyproject.toml $(VENV)/.torch
 
 $(VENV)/.installed-dev: pyproject.toml $(VENV)/.torch
 	@echo "installing nvila with what its tests need into $(VENV)"
-	@$(PIP) $(CONSTRAINTS) -e '.[train,corpus,dev]'
+	@$(PIP) $(CONSTRAINTS) -e '.[train,data,corpus,dev]'
 	@touch $(VENV)/.installed $@

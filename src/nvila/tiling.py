@@ -8,6 +8,7 @@ Nothing here sees an image; a grid is (cols, rows).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from nvila.errors import ConfigError
 
@@ -19,6 +20,7 @@ def min_tiles_of_scales(scales: Sequence[int]) -> int:
     return (scales[-1] // scales[0]) ** 2
 
 
+@lru_cache(maxsize=256)
 def candidate_grids(min_tiles: int, max_tiles: int) -> tuple[Grid, ...]:
     """All grids (cols, rows) of `min_tiles` to `max_tiles` tiles, fewest tiles first.
 

@@ -14,7 +14,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 CUDA = re.compile(r"(nvidia-|cuda|cupy|triton|torchvision|torchaudio|torchcodec)")
-EXTRAS = ("train", "corpus", "dev")
+EXTRAS = ("train", "data", "corpus", "dev")
 
 
 def pins(root: Path, name: str = "constraints.txt") -> dict[str, SpecifierSet]:

@@ -15,8 +15,7 @@ from PIL import Image
 from tests.media_files import clip_frame, noise, write_animation, write_clip, write_frames
 
 from nvila.errors import ConfigError, MediaError
-from nvila.processing.decode import sample_indices
-from nvila.processing.media import MediaPolicy, load_image, load_video
+from nvila.processing.media import MediaPolicy, load_image, load_video, sample_indices
 from nvila.processing.sniff import sniff
 
 LIMIT = 1024

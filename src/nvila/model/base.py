@@ -17,7 +17,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling
 
-from nvila.errors import FusionError
+from nvila.errors import ConfigError, FusionError
 from nvila.model import s2, temporal
 from nvila.model.checkpoint import load
 from nvila.model.config import NVILAConfig
@@ -226,10 +226,27 @@ class NVILAPreTrainedModel(PreTrainedModel):
         if inputs_embeds is None:
             assert input_ids is not None
             inputs_embeds = self._embed(input_ids, **media)
+        decoder_inputs = _without_cache_where_packed(decoder_inputs)
         outputs: BaseModelOutputWithPast = self.language_model(
             inputs_embeds=inputs_embeds, return_dict=True, **decoder_inputs
         )
         return outputs
+
+
+def _without_cache_where_packed(decoder_inputs: dict[str, Any]) -> dict[str, Any]:
+    """The inputs with the KV cache off where positions may restart, as in rows of packed samples.
+
+    transformers sees the borders of samples only where there is neither a cache nor an attention mask, and attends
+    across them without a word otherwise. Raises ConfigError for rows that say they are packed (`cu_seq_lens_q`) with
+    one of these.
+    """
+    given = {name for name, value in decoder_inputs.items() if value is not None and value is not False}
+    hiding = given & {"attention_mask", "past_key_values", "use_cache"}
+    if hiding and "cu_seq_lens_q" in given:
+        raise ConfigError(f"packed rows were given with {' and '.join(sorted(hiding))}; leave it out, or do not pack")
+    if hiding or "position_ids" not in given:
+        return decoder_inputs
+    return {**decoder_inputs, "use_cache": False}
 
 
 def _flat(values: Any) -> Iterator[Any]:

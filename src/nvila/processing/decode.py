@@ -1,10 +1,13 @@
 """Video files to sampled RGB frames, by PyAV, with only the sampled frames ever held.
 
-The file is read once without decoding to learn when every frame is shown; then each sampled frame is decoded from the
-key frame before it, so an hour-long clip costs a few seconds of decoding. Files that do not say when their frames are
-shown, or do not seek exactly, are decoded twice from end to end instead. How many frames the header promises is not
-believed: what is there counts, to the last frame. Damage on the way to a sampled frame is an error and names the time;
-where a container skips damaged packets by itself (Matroska, AVI), the frames around the gap are used.
+The file is read once without decoding to learn when every frame is shown (`packets`); then only the packets that the
+sampled frames need are decoded, from the key frame before each, and H.264 frames that nothing refers to are left out.
+What comes out is compared with what the packets promised: where it differs, nothing is left out any more, and where
+it still differs, or packets carry no times, the file is decoded from end to end, once to count its frames and once to
+take them. So the frames are always those of plain decoding. How many frames the header promises is not believed.
+
+Damage on the way to a sampled frame is an error and names the time, or is left out when asked for; where a container
+skips damaged packets by itself (Matroska, AVI), the frames around the gap are used.
 Leaves out folders of frames and animated pictures (`media`, `pictures`).
 """
 
@@ -12,256 +15,319 @@ from __future__ import annotations
 
 import itertools
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 import av
-import numpy as np
+from av.video.reformatter import VideoReformatter
 from PIL import Image
 
 from nvila.errors import MediaError
+from nvila.processing.clip import Clip, Reading, Sampling, Timeline, choose_frames, held_duration
+from nvila.processing.packets import MEND, RATE, PacketTable, Run, plan_runs, read_packets
 from nvila.processing.policy import MediaPolicy, check_size
 
-_SLACK_S = 1e-6
-"""Rounding allowed between a time asked for and the time at which a frame starts."""
+__all__ = ["decode_clip"]
 
-_SEEKABLE = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi")
-"""Containers with an index of key frames. Others (MPEG-TS, MPEG-PS, raw streams) are searched by byte position, and
-what the decoder gives after that may be frames later than the one asked for."""
+_SEEKS_BY_DTS = ("mov,mp4,m4a,3gp,3g2,mj2", "avi")
+_SEEKS_BY_PTS = ("matroska,webm",)
+"""Containers with an index of key frames, and the time that the index holds. Others (MPEG-TS, MPEG-PS, raw streams) are
+searched by byte position, and what the decoder gives after that may be frames later than the one asked for."""
 
-_RATE = 25.0
-"""Frames per second of streams that name no rate."""
+_SKIPS_UNREFERENCED = ("h264",)
+"""Decoders that leave out exactly the frames that no other one refers to. HEVC's know them only within one temporal
+layer, and the other formats do not mark them."""
 
-_MEND = "re-encode it (ffmpeg -i IN -c:v libx264 OUT.mp4), or get the file again"
-
-
-def sample_indices(
-    num_available: int,
-    *,
-    num_frames: int | None,
-    fps: float | None = None,
-    name: str,
-    max_frames: int,
-    starts_s: Sequence[float] | None = None,
-    duration_s: float | None = None,
-) -> list[int]:
-    """Indices of the frames to take out of `num_available`, in order.
-
-    Without `fps`: `round(linspace(0, num_available - 1, num_frames))`, so frames repeat where there are fewer, or all
-    of them where `num_frames` is None. With `fps` above 0 and known times: the frame shown at 0, 1/fps, 2/fps ... s
-    until `duration_s`; where these are more than `num_frames`, that many of them, evenly. Frames without times
-    (`starts_s` None: folders, lists) go by `num_frames` alone.
-    Raises MediaError for no frames, for `fps` alone without times, and for more than `max_frames` of them.
-    """
-    if num_available < 1:
-        raise MediaError(f"{name}: holds 0 frames; give a clip of at least 1")
-    if not fps or (starts_s is None and num_frames is not None):
-        count = num_available if num_frames is None else num_frames
-        _check_count(count, max_frames, name)
-        return [int(i) for i in np.round(np.linspace(0, num_available - 1, count))]
-    if starts_s is None or duration_s is None:
-        raise MediaError(f"{name}: frames in a folder or a list have no times, so fps {fps:g} says nothing; "
-                         "give num_frames (--num-frames)")  # fmt: skip
-    count = max(1, int(np.ceil(duration_s * fps - _SLACK_S)))
-    taken = count if num_frames is None else min(count, num_frames)
-    _check_count(taken, max_frames, name)
-    times = np.round(np.linspace(0, count - 1, taken)) / fps
-    shown = np.searchsorted(np.asarray(starts_s), times + _SLACK_S, side="right") - 1
-    return [int(i) for i in np.clip(shown, 0, num_available - 1)]
+_SEEK_TRIES = 2
+"""Key frames tried, backwards, before a container that seeks too late is read from its start."""
 
 
-def decode_video(
-    file: BinaryIO, *, name: str, num_frames: int | None, fps: float | None, rotate: bool, policy: MediaPolicy
-) -> list[Image.Image]:
-    """Sampled frames (RGB) of the first video stream in the seekable `file`, by the rule of `sample_indices`.
-
-    `rotate` turns them as the stream's rotation says. Raises MediaError, naming the file `name`, when there is no
-    video stream, no decoder, no frame, damage, or more than `policy` admits.
-    """
-    with _opened(file, name) as container:
-        stream = _video_stream(container, name)
-        check_size(stream.codec_context.width, stream.codec_context.height, name=name, policy=policy)
-        _check_duration((container.duration or 0) / av.time_base, name, policy)
-        timeline = _read_timeline(container, stream, name)
-        if timeline is not None:
-            chosen = _choose(timeline, num_frames, fps, name, policy)
-            reader = _SeekingReader(container, stream, timeline, name)
-            kept = {i: _to_image(reader.frame_at(timeline.pts[i]), rotate, name, policy) for i in sorted(set(chosen))}
-            return [kept[i] for i in chosen]
-    chosen = _choose(_decode_timeline(file, name), num_frames, fps, name, policy)
-    wanted = set(chosen)
-    kept = {i: _to_image(frame, rotate, name, policy) for i, frame, _ in _decode_in_order(file, name) if i in wanted}
-    return [kept[i] for i in chosen]
+class _UnexpectedError(Exception):
+    """What was decoded is not what the packets promised; a surer way has to be taken."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Timeline:
-    """When frames are shown: ascending `pts` (in the stream's time base; empty where unknown) and seconds from 0."""
+class _Source:
+    """An open-able file, what errors call it, and how to read it."""
 
-    pts: list[int]
-    key_pts: list[int]
-    starts_s: list[float]
-    duration_s: float
-
-
-def _read_timeline(container: Any, stream: Any, name: str) -> _Timeline | None:
-    """The timeline from the packets alone; None where the container does not seek exactly, or
-    packets carry no times, or the same one twice."""
-    if container.format.name not in _SEEKABLE:
-        return None
-    pts: list[int] = []
-    key_pts: list[int] = []
-    is_cut = False
-    with _errors_named(name, stream, pts):
-        for packet in container.demux(stream):
-            if packet.size == 0 or packet.is_discard:
-                continue
-            if packet.pts is None:
-                return None
-            is_cut = packet.is_corrupt
-            pts.append(packet.pts)
-            if packet.is_keyframe:
-                key_pts.append(packet.pts)
-    _check_cut(container, stream, pts, is_cut, name)
-    if len(set(pts)) != len(pts) or (pts and not key_pts):
-        return None
-    pts.sort()
-    starts_s = [float((value - pts[0]) * stream.time_base) for value in pts]
-    return _Timeline(pts=pts, key_pts=sorted(key_pts), starts_s=starts_s, duration_s=_duration(starts_s, stream))
+    file: BinaryIO
+    name: str
+    reading: Reading
+    policy: MediaPolicy
+    damaged_at_s: list[float] = field(default_factory=list)
+    """Where damage was left out."""
+    converter: VideoReformatter = field(default_factory=VideoReformatter)
+    """Made once for all frames: making one, or giving it threads, costs more than a conversion."""
 
 
-def _check_cut(container: Any, stream: Any, pts: list[int], is_cut: bool, name: str) -> None:
-    """Raises MediaError for a file that ends early, where the container shows it: inside a frame (`is_cut`), or
-    (Matroska and WebM, which hide a cut, without sound) long before the duration in its header."""
-    found_s = float((max(pts) - min(pts)) * stream.time_base) if pts else 0.0
-    if is_cut:
-        raise MediaError(f"{name}: is cut off at {found_s:.1f} s, inside a frame; {_MEND}")
-    if container.format.name == "matroska,webm" and len(container.streams) == 1 and container.duration:
-        declared_s = container.duration / av.time_base
-        if found_s < 0.9 * declared_s - 1.0:
-            raise MediaError(f"{name}: is cut off at {found_s:.1f} s of {declared_s:.1f} s; {_MEND}")
+def decode_clip(file: BinaryIO, *, name: str, sampling: Sampling, reading: Reading, policy: MediaPolicy) -> Clip:
+    """Sampled frames of the first video stream in the seekable `file`.
+
+    Raises MediaError, naming the file `name`, when there is no video stream, no decoder, no frame, damage (unless
+    `reading.broken` is "readable"), or more than `policy` admits.
+    """
+    source = _Source(file=file, name=name, reading=reading, policy=policy)
+    keep_broken = reading.broken == "readable"
+    with _opened(source) as (container, stream):
+        check_size(stream.codec_context.width, stream.codec_context.height, name=name, policy=policy)
+        _check_duration((container.duration or 0) / av.time_base, source)
+        table, is_partial = read_packets(container, stream, name=name, keep_broken=keep_broken)
+        if table is not None:
+            timeline = table.timeline()
+            chosen = _choose(timeline, sampling, source)
+            try:
+                kept = _decode_planned(container, stream, table, chosen, source)
+                return _clip(chosen, kept, timeline, is_partial)
+            except MediaError:
+                if not keep_broken:
+                    raise
+            except _UnexpectedError:
+                pass  # the file is decoded from end to end instead, below
+    return _decode_throughout(source, sampling, is_partial)
 
 
-def _choose(
-    timeline: _Timeline, num_frames: int | None, fps: float | None, name: str, policy: MediaPolicy
-) -> list[int]:
-    _check_duration(timeline.duration_s, name, policy)
-    return sample_indices(
-        len(timeline.starts_s),
-        num_frames=num_frames,
-        fps=fps,
-        name=name,
-        max_frames=policy.max_frames,
-        starts_s=timeline.starts_s,
+def _clip(chosen: list[int], kept: dict[int, Image.Image], timeline: Timeline, is_partial: bool) -> Clip:
+    return Clip(
+        frames=[kept[i] for i in chosen],
+        indices=chosen,
+        times_s=[timeline.starts_s[i] for i in chosen],
         duration_s=timeline.duration_s,
+        is_partial=is_partial,
     )
 
 
-def _decode_timeline(file: BinaryIO, name: str) -> _Timeline:
-    """The timeline found by decoding everything, frames evenly apart."""
-    starts_s = [start_s for _, _, start_s in _decode_in_order(file, name)]
-    duration_s = starts_s[-1] * len(starts_s) / (len(starts_s) - 1) if len(starts_s) > 1 else 0.0
-    return _Timeline(pts=[], key_pts=[], starts_s=starts_s, duration_s=duration_s)
+def _choose(timeline: Timeline, sampling: Sampling, source: _Source) -> list[int]:
+    _check_duration(timeline.duration_s, source)
+    return choose_frames(timeline, sampling, name=source.name, max_frames=source.policy.max_frames)
 
 
-def _decode_in_order(file: BinaryIO, name: str) -> Iterator[tuple[int, Any, float]]:
-    """Every frame from the start: its index, itself, and the seconds at which the stream's rate puts it."""
-    file.seek(0)
-    with _opened(file, name) as container:
-        stream = _video_stream(container, name)
-        rate = float(stream.average_rate or stream.guessed_rate or _RATE)
-        frames = container.decode(stream)
-        for index in itertools.count():
-            with _errors_named(name, stream, []):
-                frame = next(frames, None)
-            if frame is None:
-                return
+def _decode_planned(
+    container: Any, stream: Any, table: PacketTable, chosen: Iterable[int], source: _Source
+) -> dict[int, Image.Image]:
+    """The frames `chosen`, by index. Raises _UnexpectedError where the table is not to be trusted, MediaError on
+    damage."""
+    rows = {table.shown[index]: index for index in chosen}
+    runs = plan_runs(table, rows, can_seek=_can_seek(container))
+    if stream.codec_context.name in _SKIPS_UNREFERENCED and table.is_reordered:
+        try:
+            with _rewound(container, stream, source) as opened:
+                return _decode_runs(*opened, table, runs, rows, source, skips=True)
+        except (_UnexpectedError, MediaError):
+            pass  # a damaged or interlaced stream: every frame on the way has to be seen
+    with _rewound(container, stream, source) as opened:
+        return _decode_runs(*opened, table, runs, rows, source, skips=False)
+
+
+def _can_seek(container: Any) -> bool:
+    return container.format.name in (*_SEEKS_BY_DTS, *_SEEKS_BY_PTS)
+
+
+@contextmanager
+def _rewound(container: Any, stream: Any, source: _Source) -> Iterator[tuple[Any, Any]]:
+    """The container and stream as they are where they can seek, else opened anew, to be read from the start."""
+    if _can_seek(container):
+        yield container, stream
+    else:
+        source.file.seek(0)
+        with _opened(source) as opened:
+            yield opened
+
+
+def _decode_runs(
+    container: Any,
+    stream: Any,
+    table: PacketTable,
+    runs: list[Run],
+    rows: dict[int, int],
+    source: _Source,
+    *,
+    skips: bool,
+) -> dict[int, Image.Image]:
+    """The frames of all `runs`, by the index that `rows` gives their packet's row."""
+    kept: dict[int, Image.Image] = {}
+    for run in runs:
+        produced: set[int] = set()
+        begins = latest = table.pts[run.first]
+        for frame in _decode_run(container, stream, table, run, source, skips=skips):
+            if frame.pts is None or frame.pts not in table.row_at or (skips and frame.interlaced_frame):
+                raise _UnexpectedError
+            if frame.pts < begins:  # leading frames lean on what was not decoded
+                continue
+            if frame.pts < latest:  # the decoder's order of showing is the true one
+                raise _UnexpectedError
             if frame.is_corrupt:
-                raise _damaged(name, index / rate)
-            yield index, frame, index / rate
+                raise _damaged(source.name, table.seconds(frame.pts))
+            latest = frame.pts
+            row = table.row_at[frame.pts]
+            produced.add(row)
+            if row in run.wanted:
+                kept[rows[row]] = _to_image(frame, source)
+        _check_produced(table, run, produced, skips=skips)
+    return kept
 
 
-def _duration(starts_s: list[float], stream: Any) -> float:
-    """Seconds until the last frame ends: it is held as long as the frames before it on average."""
-    if len(starts_s) > 1:
-        return starts_s[-1] * len(starts_s) / (len(starts_s) - 1)
-    return 1.0 / float(stream.average_rate or _RATE) if starts_s else 0.0
+def _check_produced(table: PacketTable, run: Run, produced: set[int], *, skips: bool) -> None:
+    """Raises _UnexpectedError unless each packet that should give a frame gave one: all wanted, and all if none was
+    skipped."""
+    if not skips:
+        begins = table.pts[run.first]
+        rows = range(run.first, run.last + 1)
+        expected = {row for row in rows if row not in table.hidden and table.pts[row] >= begins}
+        if expected != produced:
+            raise _UnexpectedError
+    elif not run.wanted <= produced:
+        raise _UnexpectedError
 
 
-class _SeekingReader:
-    """Decodes frames at ascending times, going on from where it is or from a key frame, whichever is nearer."""
-
-    def __init__(self, container: Any, stream: Any, timeline: _Timeline, name: str) -> None:
-        self._container = container
-        self._stream = stream
-        self._timeline = timeline
-        self._name = name
-        self._frames: Iterator[Any] = iter(())
-        self._frame: Any = None
-        self._key = timeline.key_pts[0]
-
-    def frame_at(self, pts: int) -> Any:
-        """The frame shown from `pts` on; the last decodable one where the stream ends before."""
-        if self._frame is None or self._key_before(pts) > self._frame.pts:
-            key = self._key_before(pts)
-            self._seek(key)
-            following = self._next()
-            if following is not None and following.pts > pts:  # the container's seeking is not exact
-                self._seek(self._timeline.pts[0])
-                following = self._next()
-            self._frame = following or self._frame
-        while self._frame is not None and self._frame.pts < pts:
-            following = self._next()
-            if following is None:
-                break
-            self._frame = following
-        if self._frame is None:
-            raise MediaError(f"{self._name}: holds 0 frames that can be decoded; {_MEND}")
-        return self._frame
-
-    def _key_before(self, pts: int) -> int:
-        keys = self._timeline.key_pts
-        return keys[max(bisect_right(keys, pts) - 1, 0)]
-
-    def _seek(self, pts: int) -> None:
-        with _errors_named(self._name, self._stream, [self._timeline.pts[0], pts]):
-            self._container.seek(pts, stream=self._stream, backward=True)
-        self._frames = self._container.decode(self._stream)
-        self._key = pts
-
-    def _next(self) -> Any:
-        """The next frame that has a time, or None at the end."""
-        reached = self._timeline.pts[0] if self._frame is None else self._frame.pts
-        with _errors_named(self._name, self._stream, [self._timeline.pts[0], reached]):
-            for frame in self._frames:
-                if frame.pts is None:
-                    continue
-                if frame.is_corrupt and frame.pts >= self._key:  # frames before it lean on what was not decoded
-                    raise _damaged(self._name, float((frame.pts - self._timeline.pts[0]) * self._stream.time_base))
-                return frame
-        return None
+def _decode_run(
+    container: Any, stream: Any, table: PacketTable, run: Run, source: _Source, *, skips: bool
+) -> Iterator[Any]:
+    """Every frame that the packets of `run` give, the decoder emptied at its end so that nothing after it is read."""
+    codec = stream.codec_context
+    last_pts = table.pts[run.first]
+    try:
+        for row, packet in _packets_of(container, stream, table, run):
+            last_pts = table.pts[row]
+            codec.skip_frame = "NONREF" if skips and row not in run.wanted else "DEFAULT"
+            yield from packet.decode()
+        yield from codec.decode(None)
+    except (av.FFmpegError, OSError, ValueError) as error:
+        leading = any(table.pts[row] < table.pts[run.first] for row in range(run.first, run.last + 1))
+        if leading:
+            raise _UnexpectedError from error
+        raise _damaged(source.name, table.seconds(last_pts)) from error
+    finally:
+        codec.skip_frame = "DEFAULT"
 
 
-def _to_image(frame: Any, rotate: bool, name: str, policy: MediaPolicy) -> Image.Image:
-    check_size(frame.width, frame.height, name=name, policy=policy)
-    image: Image.Image = frame.to_image()
-    if rotate and frame.rotation % 360:
+def _packets_of(container: Any, stream: Any, table: PacketTable, run: Run) -> Iterator[tuple[int, Any]]:
+    """The packets of `run` with their rows. Raises _UnexpectedError where seeking gives others than reading did."""
+    row, packets = _seek(container, stream, table, run.first)
+    for packet in packets:
+        if packet.pts != table.pts[row]:
+            raise _UnexpectedError
+        if row >= run.first:
+            yield row, packet
+        if row == run.last:
+            return
+        row += 1
+    raise _UnexpectedError
+
+
+def _seek(container: Any, stream: Any, table: PacketTable, first: int) -> tuple[int, Iterator[Any]]:
+    """The packets from row `first` or an earlier one on, and which it is: where seeking leads, or else the start."""
+    if not _can_seek(container):
+        return 0, (packet for packet in container.demux(stream) if packet.size)
+    by_dts = container.format.name in _SEEKS_BY_DTS
+    end = bisect_right(table.keys, first)
+    for key in [*reversed(table.keys[max(0, end - _SEEK_TRIES) : end]), 0]:
+        try:
+            container.seek(table.dts[key] if by_dts else table.pts[key], stream=stream, backward=True)
+        except (av.FFmpegError, OSError) as error:
+            raise _UnexpectedError from error
+        packets = (packet for packet in container.demux(stream) if packet.size)
+        packet = next(packets, None)
+        row = None if packet is None else table.row_at.get(packet.pts)
+        if row is not None and row <= first:
+            return row, itertools.chain([packet], packets)
+    raise _UnexpectedError
+
+
+def _decode_throughout(source: _Source, sampling: Sampling, is_partial: bool) -> Clip:
+    """The clip by decoding the whole file twice: once for the times of its frames, once for the sampled ones."""
+    pts: list[int | None] = []
+    keys: list[int] = []
+    rate, time_base = RATE, 0.0
+    for index, (frame, stream) in enumerate(_every_frame(source)):
+        rate, time_base = _rate(stream), float(stream.time_base)
+        pts.append(frame.pts)
+        if frame.key_frame:
+            keys.append(index)
+    times = [time for time in pts if time is not None]
+    if len(times) == len(pts) and all(a < b for a, b in itertools.pairwise(times)):
+        starts_s = [(time - times[0]) * time_base for time in times]
+    else:
+        starts_s = [index / rate for index in range(len(pts))]
+    timeline = Timeline(starts_s=starts_s, duration_s=held_duration(starts_s, rate=rate), key_indices=keys)
+    chosen = _choose(timeline, sampling, source)
+    wanted = set(chosen)
+    kept = {i: _to_image(frame, source) for i, (frame, _) in enumerate(_every_frame(source)) if i in wanted}
+    return _clip(chosen, kept, timeline, is_partial or bool(source.damaged_at_s))
+
+
+def _every_frame(source: _Source) -> Iterator[tuple[Any, Any]]:
+    """Every sound frame from the start, with its stream. After damage that may be left out, on from a key frame."""
+    source.file.seek(0)
+    with _opened(source) as (container, stream):
+        is_sound = True
+        count = 0
+        for frame in _decoded(container, stream, source):
+            if frame is None or frame.is_corrupt:
+                at_s = count / _rate(stream)
+                if source.reading.broken == "error":
+                    raise _damaged(source.name, at_s)
+                source.damaged_at_s.append(at_s)
+                is_sound = False
+                continue
+            is_sound = is_sound or frame.key_frame
+            if is_sound:
+                count += 1
+                yield frame, stream
+
+
+def _decoded(container: Any, stream: Any, source: _Source) -> Iterator[Any]:
+    """The frames of a stream from where it is, and None in place of what cannot be decoded, or demuxed any further."""
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets, None)
+        except (av.FFmpegError, OSError, ValueError):
+            yield None
+            return
+        if packet is None:
+            return
+        if packet.is_corrupt and source.reading.broken == "readable":
+            yield None
+            continue
+        try:
+            frames = packet.decode()
+        except (av.FFmpegError, OSError, ValueError):
+            frames = [None]
+        yield from frames
+
+
+def _rate(stream: Any) -> float:
+    return float(stream.average_rate or stream.guessed_rate or RATE)
+
+
+def _to_image(frame: Any, source: _Source) -> Image.Image:
+    check_size(frame.width, frame.height, name=source.name, policy=source.policy)
+    rgb = source.converter.reformat(frame, format="rgb24", threads=1)
+    plane: Any = rgb.planes[0]
+    image = Image.new("RGB", (rgb.width, rgb.height), None)  # None: not filled first, which costs as much as decoding
+    image.frombytes(plane, "raw", "RGB", plane.line_size, 1)
+    if source.reading.exif_transpose and frame.rotation % 360:
         return image.rotate(frame.rotation % 360, expand=True)
     return image
 
 
 @contextmanager
-def _opened(file: BinaryIO, name: str) -> Iterator[Any]:
+def _opened(source: _Source) -> Iterator[tuple[Any, Any]]:
+    """The container and its stream of moving pictures, which decodes with no more threads than `source` allows."""
+    name = source.name
     try:
-        container = av.open(file, mode="r")
+        container = av.open(source.file, mode="r")
     except (av.FFmpegError, OSError, ValueError) as error:
         raise MediaError(
-            f"{name}: looks like a video but its header cannot be read (damaged or cut off); {_MEND}"
+            f"{name}: looks like a video but its header cannot be read (damaged or cut off); {MEND}"
         ) from error
     try:
-        yield container
+        stream = _video_stream(container, name)
+        stream.codec_context.thread_type = "AUTO"
+        stream.codec_context.thread_count = source.reading.threads
+        yield container, stream
     finally:
         container.close()
 
@@ -274,33 +340,15 @@ def _video_stream(container: Any, name: str) -> Any:
         raise MediaError(f"{name}: has no video stream (streams: {kinds}); give a file with moving pictures")
     stream = moving[0]
     if stream.codec_context is None:
-        raise MediaError(f"{name}: its video codec is not known here; {_MEND}")
+        raise MediaError(f"{name}: its video codec is not known here; {MEND}")
     return stream
 
 
-@contextmanager
-def _errors_named(name: str, stream: Any, reached: Sequence[int]) -> Iterator[None]:
-    """Turns PyAV's errors into MediaErrors; `reached` holds times (in the time base) whose spread is how far we got."""
-    try:
-        yield
-    except (av.FFmpegError, OSError, ValueError) as error:
-        at_s = float((max(reached) - min(reached)) * stream.time_base) if reached else 0.0
-        raise _damaged(name, at_s) from error
-
-
 def _damaged(name: str, at_s: float) -> MediaError:
-    return MediaError(f"{name}: is damaged at about {at_s:.1f} s and cannot be decoded further; {_MEND}")
+    return MediaError(f"{name}: is damaged at about {at_s:.1f} s and cannot be decoded further; {MEND}")
 
 
-def _check_duration(duration_s: float, name: str, policy: MediaPolicy) -> None:
-    if duration_s > policy.max_video_seconds:
-        limit_s = policy.max_video_seconds
-        raise MediaError(f"{name}: lasts {duration_s:.0f} s, over the limit of {limit_s:.0f} s; cut it")
-
-
-def _check_count(count: int, max_frames: int, name: str) -> None:
-    if count > max_frames:
-        raise MediaError(
-            f"{name}: would be sampled into {count} frames, over the limit of {max_frames}; "
-            "give a smaller num_frames (--num-frames)"
-        )
+def _check_duration(duration_s: float, source: _Source) -> None:
+    limit_s = source.policy.max_video_seconds
+    if duration_s > limit_s:
+        raise MediaError(f"{source.name}: lasts {duration_s:.0f} s, over the limit of {limit_s:.0f} s; cut it")

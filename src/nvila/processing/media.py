@@ -3,7 +3,8 @@
 By default the pixels are what the reference's plain `convert("RGB")` gives: transparency is dropped, not composited,
 and EXIF orientation is ignored. Two things differ on purpose: 16-bit images are scaled to 8 bits instead of clipped,
 and frames in a folder are taken in natural order (`f2` before `f10`; the same order where numbers are zero-padded).
-Leaves out the decoding of video files (`decode`), downloads (`fetch`), and everything after pixels (`image`, `video`).
+Leaves out decoding videos (`decode`) and animations (`animation`), downloads (`fetch`), and everything after pixels
+(`image`, `video`).
 """
 
 from __future__ import annotations
@@ -13,19 +14,34 @@ import os
 import re
 import stat
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
 from PIL import Image
 
 from nvila.errors import MediaError
-from nvila.processing.decode import decode_video, sample_indices
+from nvila.processing.animation import decode_animation
+from nvila.processing.clip import Broken, Clip, Reading, Sampling, sample_indices
+from nvila.processing.decode import decode_clip
 from nvila.processing.fetch import fetch_url, is_url, shown_url
-from nvila.processing.pictures import decode_animation, decode_image, to_rgb
+from nvila.processing.pictures import decode_image, to_rgb
 from nvila.processing.policy import MediaPolicy
 from nvila.processing.sniff import HEAD_BYTES, Content, sniff
 
-__all__ = ["ImageSource", "MediaPolicy", "VideoSource", "load_image", "load_video", "sample_indices"]
+__all__ = [
+    "Broken",
+    "Clip",
+    "ImageSource",
+    "MediaPolicy",
+    "Reading",
+    "Sampling",
+    "VideoSource",
+    "load_clip",
+    "load_image",
+    "load_video",
+    "sample_indices",
+]
 
 ImageSource: TypeAlias = str | os.PathLike[str] | bytes | BinaryIO | Image.Image
 VideoSource: TypeAlias = str | os.PathLike[str] | bytes | Sequence[Image.Image]
@@ -57,46 +73,56 @@ def load_video(
     num_frames: int | None = None,
     fps: float | None = None,
     exif_transpose: bool = False,
+    broken: Broken = "error",
     policy: MediaPolicy | None = None,
     name: str | None = None,
 ) -> list[Image.Image]:
     """Frames of the clip at `source`, sampled in time, as RGB images.
 
+    `num_frames` are spread evenly from the first frame to the last (frames repeat in a shorter clip); with `fps` above
+    0 one frame every 1/fps seconds is taken instead, and `num_frames` is the most there may be. With neither, every
+    frame. `exif_transpose` also turns a video as its rotation says; `broken="readable"` takes the frames that can be
+    decoded where a clip is damaged or cut off. Sources and errors are those of `load_clip`.
+    """
+    sampling, reading = Sampling(num_frames=num_frames, fps=fps), Reading(exif_transpose=exif_transpose, broken=broken)
+    return load_clip(source, sampling=sampling, reading=reading, policy=policy, name=name).frames
+
+
+def load_clip(
+    source: VideoSource,
+    *,
+    sampling: Sampling | None = None,
+    reading: Reading | None = None,
+    policy: MediaPolicy | None = None,
+    name: str | None = None,
+) -> Clip:
+    """Frames of the clip at `source` with their times: by default every frame, and an error for damage.
+
     `source` is a video file, an animated picture (GIF, WebP, PNG), a folder of frames, a URL, the file's bytes, or a
-    list of frames. `num_frames` are spread evenly from the first frame to the last (frames repeat in a shorter clip);
-    with `fps` above 0 one frame every 1/fps seconds is taken instead, and `num_frames` is the most there may be.
-    With neither, every frame. `exif_transpose` also turns a video as its rotation says.
+    list of frames. In folders and lists each frame is a key frame and none has a time. `name` is what errors call it.
     Raises MediaError when there is no such clip, it has no picture or no frame, is damaged, or is over `policy`.
     """
-    limits = policy or MediaPolicy()
-    _check_request(num_frames, fps, limits)
+    wanted, how, limits = sampling or Sampling(), reading or Reading(), policy or MediaPolicy()
+    if wanted.num_frames is not None and wanted.num_frames > limits.max_frames:
+        raise MediaError(f"num_frames is {wanted.num_frames}, over the limit of {limits.max_frames}; ask for fewer")
     if isinstance(source, Sequence) and not isinstance(source, str | bytes):
-        chosen = sample_indices(
-            len(source), num_frames=num_frames, fps=fps, name=name or "list of frames", max_frames=limits.max_frames
-        )
-        return [load_image(source[i], exif_transpose=exif_transpose, policy=limits) for i in chosen]
+        return _sample_stills(source, name or "list of frames", wanted, how, limits)
     if not isinstance(source, bytes) and not _is_url(source):
         path = Path(source)
         called = name or shown(path)
         if _exists(path, called).is_dir():
-            return _load_folder(path, called, num_frames, fps, exif_transpose, limits)
+            return _load_folder(path, called, wanted, how, limits)
         with _open_regular(path, called, wanted="video") as file:
             head = file.read(HEAD_BYTES)
             file.seek(0)
             if sniff(head).kind == "video":
-                return decode_video(
-                    file, name=called, num_frames=num_frames, fps=fps, rotate=exif_transpose, policy=limits
-                )
+                return decode_clip(file, name=called, sampling=wanted, reading=how, policy=limits)
     data, called = _read_all(source, limits, wanted="video", name=name)
     content = sniff(data[:HEAD_BYTES])
     if content.kind == "image":
-        return decode_animation(
-            data, name=called, num_frames=num_frames, fps=fps, exif_transpose=exif_transpose, policy=limits
-        )
+        return decode_animation(data, name=called, sampling=wanted, reading=how, policy=limits)
     _refuse_unless(content, "video", called)
-    return decode_video(
-        io.BytesIO(data), name=called, num_frames=num_frames, fps=fps, rotate=exif_transpose, policy=limits
-    )
+    return decode_clip(io.BytesIO(data), name=called, sampling=wanted, reading=how, policy=limits)
 
 
 def shown(path: str | os.PathLike[str]) -> str:
@@ -105,39 +131,58 @@ def shown(path: str | os.PathLike[str]) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
-def _load_folder(
-    folder: Path, name: str, num_frames: int | None, fps: float | None, exif_transpose: bool, policy: MediaPolicy
-) -> list[Image.Image]:
-    """Frames of a folder in natural order; hidden files do not count, anything else that is no picture is an error."""
+def _load_folder(folder: Path, name: str, sampling: Sampling, reading: Reading, policy: MediaPolicy) -> Clip:
+    """Frames of a folder in natural order; hidden files do not count, anything else that is no picture is an error.
+
+    Where broken media are read as far as they are readable, all pictures are opened and damaged ones do not count.
+    """
     files = sorted((p for p in folder.iterdir() if not p.name.startswith(".")), key=_natural_key)
     if not files:
         raise MediaError(f"{name}: the folder holds 0 frames; give a folder of image files, or a video file")
     for path in files:
-        if path.is_dir():
-            raise MediaError(f"{shown(path)}: is a folder; a folder of frames holds image files only")
-        with _open_regular(path, shown(path), wanted="image") as file:
-            content = sniff(file.read(HEAD_BYTES))
-        if content.kind != "image":
-            raise MediaError(
-                f"{shown(path)}: is {_described(content)}; a folder of frames holds image files only: move it away"
-            )
-    chosen = sample_indices(len(files), num_frames=num_frames, fps=fps, name=name, max_frames=policy.max_frames)
-    return [load_image(files[i], exif_transpose=exif_transpose, policy=policy) for i in chosen]
+        _check_frame_file(path)
+    readable = files
+    if reading.broken == "readable":
+        readable = [path for path in files if _is_readable(path, policy)]
+    clip = _sample_stills(readable, name, sampling, reading, policy)
+    return replace(clip, is_partial=len(readable) < len(files))
+
+
+def _check_frame_file(path: Path) -> None:
+    if path.is_dir():
+        raise MediaError(f"{shown(path)}: is a folder; a folder of frames holds image files only")
+    with _open_regular(path, shown(path), wanted="image") as file:
+        content = sniff(file.read(HEAD_BYTES))
+    if content.kind != "image":
+        raise MediaError(
+            f"{shown(path)}: is {_described(content)}; a folder of frames holds image files only: move it away"
+        )
+
+
+def _is_readable(path: Path, policy: MediaPolicy) -> bool:
+    try:
+        load_image(path, policy=policy)
+    except MediaError:
+        return False
+    return True
+
+
+def _sample_stills(
+    stills: Sequence[Path] | Sequence[Image.Image], name: str, sampling: Sampling, reading: Reading, policy: MediaPolicy
+) -> Clip:
+    """Frames that are pictures of their own and have no times."""
+    wanted = sampling.num_frames
+    if sampling.keyframes and wanted is not None:
+        wanted = min(wanted, max(len(stills), 1))
+    chosen = sample_indices(len(stills), num_frames=wanted, fps=sampling.fps, name=name, max_frames=policy.max_frames)
+    frames = [load_image(stills[i], exif_transpose=reading.exif_transpose, policy=policy) for i in chosen]
+    return Clip(frames=frames, indices=chosen, times_s=None, duration_s=None)
 
 
 def _natural_key(path: Path) -> tuple[list[tuple[int, int, str]], str]:
     """Digits compare as numbers, the rest as text; the plain name decides between equals such as f1 and f01."""
     pieces = re.split(r"([0-9]+)", path.name)
     return [(1, int(p), "") if p.isdecimal() and p.isascii() else (0, 0, p) for p in pieces], path.name
-
-
-def _check_request(num_frames: int | None, fps: float | None, policy: MediaPolicy) -> None:
-    if num_frames is not None and num_frames < 1:
-        raise MediaError(f"num_frames is {num_frames}; ask for at least 1")
-    if fps is not None and not 0 <= fps < float("inf"):
-        raise MediaError(f"fps is {fps}; give a positive rate, or 0 to spread num_frames evenly")
-    if num_frames is not None and num_frames > policy.max_frames:
-        raise MediaError(f"num_frames is {num_frames}, over the limit of {policy.max_frames}; ask for fewer")
 
 
 def _is_url(source: object) -> bool:

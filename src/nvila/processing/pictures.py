@@ -1,7 +1,7 @@
 """Bytes of one picture to RGB pixels: limits first, then the whole file decoded, then every mode brought to 8-bit RGB.
 
 Each mode has one documented way to RGB. Alpha is dropped as plain `convert("RGB")` does, not composited.
-Leaves out where bytes come from (`media`), and resizing and tiling (`image`).
+Leaves out animations (`animation`), where bytes come from (`media`), and resizing and tiling (`image`).
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
-from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from nvila.errors import MediaError
-from nvila.processing.decode import sample_indices
 from nvila.processing.policy import MediaPolicy, check_size
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO", "JPEG2000", "AVIF", "QOI")
@@ -36,12 +35,12 @@ _ORIENTATION = 0x0112
 
 def decode_image(data: bytes, *, name: str, exif_transpose: bool, policy: MediaPolicy) -> Image.Image:
     """The picture in `data`, RGB. Raises MediaError as `media.load_image` does, calling the picture `name`."""
-    with _damage_reported(name):
-        with _open(data, name, policy) as image:
+    with damage_reported(name):
+        with open_picture(data, name, policy) as image:
             if image.format == "PNG":
                 image.verify()  # the checksums of pixel data, which decoding skips; it leaves the file used up
-        with _open(data, name, policy) as image:
-            num_frames = _num_frames(image)
+        with open_picture(data, name, policy) as image:
+            num_frames = count_frames(image)
             if num_frames > 1:
                 unit, remedy = (
                     ("pages", "save the page you mean as a file of its own")
@@ -52,38 +51,6 @@ def decode_image(data: bytes, *, name: str, exif_transpose: bool, policy: MediaP
             return to_rgb(image, name=name, exif_transpose=exif_transpose, policy=policy)
 
 
-def decode_animation(
-    data: bytes, *, name: str, num_frames: int | None, fps: float | None, exif_transpose: bool, policy: MediaPolicy
-) -> list[Image.Image]:
-    """Sampled frames of an animated picture, RGB; only these are kept.
-
-    `fps` goes by the durations that the file gives its frames (100 ms where it gives none).
-    Raises MediaError as `media.load_video` does.
-    """
-    with _damage_reported(name), _open(data, name, policy) as image:
-        if _num_frames(image) < 2:
-            raise MediaError(f"{name}: is a still image ({image.format}), not a video; give it as an image (--image)")
-        if image.format == "TIFF":
-            raise MediaError(f"{name}: holds pages, not frames; save them as files in a folder and give that")
-        starts_s = _frame_starts(image)
-        chosen = sample_indices(
-            len(starts_s) - 1,
-            num_frames=num_frames,
-            fps=fps,
-            name=name,
-            max_frames=policy.max_frames,
-            starts_s=starts_s[:-1],
-            duration_s=starts_s[-1],
-        )
-        wanted = set(chosen)
-        kept = {
-            index: to_rgb(frame.copy(), name=f"{name}, frame {index}", exif_transpose=exif_transpose, policy=policy)
-            for index, frame in enumerate(ImageSequence.Iterator(image))
-            if index in wanted
-        }
-        return [kept[index] for index in chosen]
-
-
 def to_rgb(image: Image.Image, *, name: str, exif_transpose: bool, policy: MediaPolicy) -> Image.Image:
     """`image` decoded to its end and brought to 8-bit RGB.
 
@@ -92,7 +59,7 @@ def to_rgb(image: Image.Image, *, name: str, exif_transpose: bool, policy: Media
     Raises MediaError for values out of these ranges, for damage, and over `policy`.
     """
     check_size(image.width, image.height, name=name, policy=policy)
-    with _damage_reported(name):
+    with damage_reported(name):
         image.load()
         if exif_transpose and _orientation(image) != 1:
             image = ImageOps.exif_transpose(image)
@@ -105,7 +72,7 @@ def to_rgb(image: Image.Image, *, name: str, exif_transpose: bool, policy: Media
         return image.convert("RGB")
 
 
-def _open(data: bytes, name: str, policy: MediaPolicy) -> Image.Image:
+def open_picture(data: bytes, name: str, policy: MediaPolicy) -> Image.Image:
     """The opened, not yet decoded image; its declared size is within `policy`."""
     Image.init()  # lists the decoders that this Pillow was built with
     try:
@@ -124,17 +91,9 @@ def _open(data: bytes, name: str, policy: MediaPolicy) -> Image.Image:
     return image
 
 
-def _num_frames(image: Image.Image) -> int:
+def count_frames(image: Image.Image) -> int:
     """Frames or pages; a still format has no such attribute in Pillow."""
     return 1 if image.format == _PHOTOGRAPH else int(getattr(image, "n_frames", 1))
-
-
-def _frame_starts(image: Image.Image) -> list[float]:
-    """Seconds at which each frame starts, and after them the seconds at which the last one ends."""
-    starts = [0.0]
-    for frame in ImageSequence.Iterator(image):
-        starts.append(starts[-1] + (float(frame.info.get("duration", 0)) or 100.0) / 1000.0)
-    return starts
 
 
 def _orientation(image: Image.Image) -> int:
@@ -167,7 +126,7 @@ def _scale_deep(image: Image.Image, name: str) -> Image.Image:
 
 
 @contextmanager
-def _damage_reported(name: str) -> Iterator[None]:
+def damage_reported(name: str) -> Iterator[None]:
     """Turns what decoders raise into a MediaError naming the file, and keeps their warnings off standard error."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -28,7 +28,7 @@ from nvila.processing.chat import IGNORED, IMAGE_TOKEN, VIDEO_TOKEN, chat_labels
 from nvila.processing.conversation import Conversation, Medium, limits, read_conversations
 from nvila.processing.image import Block, NVILAImageKwargs, NVILAImageProcessor, flatten_images, per_image
 from nvila.processing.loading import load_parts
-from nvila.processing.media import MediaPolicy, load_image, load_video
+from nvila.processing.media import Broken, MediaPolicy, load_image, load_video
 from nvila.processing.tokens import NEWLINE, prepare_tokenizer
 from nvila.processing.video import NVILAVideoProcessor, as_clips, even_indices
 
@@ -224,6 +224,7 @@ class NVILAProcessor(ProcessorMixin):
         num_frames: int | None = None,
         fps: float | None = None,
         exif_transpose: bool = False,
+        broken: Broken = "error",
         media_policy: MediaPolicy | None = None,
         padding_side: str | None = None,
         processor_kwargs: Mapping[str, Any] | None = None,
@@ -237,6 +238,7 @@ class NVILAProcessor(ProcessorMixin):
             tiled as the checkpoint says and all others are not. A part's own "max_tiles" goes first.
         num_frames, fps: how clips are sampled; without them as the checkpoint says. A part's own go first.
         exif_transpose: turn photographs as their camera noted; off by default, as in training.
+        broken: "readable" samples what can be decoded of a damaged clip, which is an error by default.
         padding_side: "left" by default when a generation prompt is added, else the tokenizer's.
         processor_kwargs and other keywords go to `__call__` (padding, truncation, return_mm_token_type_ids ...).
 
@@ -256,7 +258,9 @@ class NVILAProcessor(ProcessorMixin):
         )
         if not tokenize:
             return texts if batched else texts[0]
-        opening = _Opening(exif_transpose=exif_transpose, policy=media_policy, num_frames=num_frames, fps=fps)
+        opening = _Opening(
+            exif_transpose=exif_transpose, broken=broken, policy=media_policy, num_frames=num_frames, fps=fps
+        )
         options["padding_side"] = padding_side or ("left" if add_generation_prompt else self.tokenizer.padding_side)
         options["return_tensors"] = None if return_tensors == "auto" else return_tensors
         options.setdefault("padding", batched and options["return_tensors"] is not None)
@@ -317,6 +321,7 @@ class _Opening:
     """How a request's media are opened; a part's own `num_frames` or `fps` goes before the request's."""
 
     exif_transpose: bool
+    broken: Broken
     policy: MediaPolicy | None
     num_frames: int | None
     fps: float | None
@@ -342,7 +347,12 @@ class _Opening:
             if not (num_frames or fps):
                 num_frames, fps = processor.num_frames, processor.fps
             return load_video(
-                source, num_frames=num_frames, fps=fps, exif_transpose=self.exif_transpose, policy=self.policy
+                source,
+                num_frames=num_frames,
+                fps=fps,
+                exif_transpose=self.exif_transpose,
+                broken=self.broken,
+                policy=self.policy,
             )
         if fps:
             raise PromptError(f"{medium.place}: fps is {fps}, but a list of frames carries no times; give num_frames")

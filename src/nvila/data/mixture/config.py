@@ -1,0 +1,87 @@
+"""What a mixture file says: its sources, how much of each an epoch holds, and what is known of them.
+
+Leaves out opening anything: `Mixture.open` does. Reading a file is `nvila.config.load(MixtureConfig, path)`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nvila.errors import ConfigError
+
+MAX_SOURCES = 2**16
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceConfig:
+    """One data set of a mixture.
+
+    At most one of `weight`, `repeat` and `cap` is given; with none of them an epoch holds every sample once.
+    Relative paths lie below the mixture's `root`. The last five keys describe and change nothing.
+    """
+
+    name: str
+    path: str
+    """A file, a folder, a glob of files, or an fsspec URL."""
+    format: str | None = None
+    """A name in `nvila.data.formats.FORMATS`; None recognises it from the records."""
+    media_root: str | None = None
+    """Folder that the records' media paths are relative to."""
+    weight: float | None = None
+    """Share of what the sources without a weight leave of the epoch, relative to the other weights."""
+    repeat: float | None = None
+    """How often an epoch holds each sample; 0.5 takes another half each time, 1.5 all and another half."""
+    cap: int | None = None
+    """The most samples an epoch holds; the next epoch goes on where this one stopped."""
+    keep: str | None = None
+    """A list of sample ids, all others left out: a text file with one a line, or Parquet with a column `id`."""
+    drop: str | None = None
+    """A list of sample ids to leave out, in the same forms."""
+    max_tiles: int | None = None
+    """Upper limit of tiles for each picture; a lower one of the sample's own stays."""
+    system_prompt: str | None = None
+    """The system message of every sample, in place of its own; an empty text takes it away."""
+    home: str | None = None
+    """Where it is published."""
+    licence: str | None = None
+    num_samples: int | None = None
+    """How many samples its publisher counts."""
+    group: str | None = None
+    """Its heading in the table that the mixture follows."""
+    note: str | None = None
+
+    def __post_init__(self) -> None:
+        amounts = {"weight": self.weight, "repeat": self.repeat, "cap": self.cap}
+        given = [f"{key} = {value}" for key, value in amounts.items() if value is not None]
+        if len(given) > 1:
+            raise ConfigError(f"source {self.name!r}: {' and '.join(given)} exclude each other; keep one of them")
+        for key, value in {**amounts, "max_tiles": self.max_tiles}.items():
+            if value is not None and not 0 < value < float("inf"):
+                raise ConfigError(f"source {self.name!r}: {key} is {value}; it must be above 0 and finite")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixtureConfig:
+    """A mixture: its sources and the rules for all of them."""
+
+    name: str
+    source: tuple[SourceConfig, ...]
+    root: str = ""
+    """Folder or URL below which relative paths lie; empty means the working folder."""
+    samples_per_epoch: int | None = None
+    """Samples of an epoch where sources have weights; None counts every sample of the weighted sources once."""
+    max_broken_share: float = 0.05
+    """Share of unreadable samples of one source that stops the stream when it is exceeded."""
+    note: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < len(self.source) <= MAX_SOURCES:
+            raise ConfigError(f"a mixture has 1 to {MAX_SOURCES} [[source]] sections; this one has {len(self.source)}")
+        names = [source.name for source in self.source]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ConfigError(f"the source name {twice[0]!r} is given twice; names must differ")
+        if not 0.0 <= self.max_broken_share < 1.0:
+            raise ConfigError(f"max_broken_share is {self.max_broken_share}; it must be at least 0 and below 1")
+        if self.samples_per_epoch is not None and self.samples_per_epoch < 1:
+            raise ConfigError(f"samples_per_epoch is {self.samples_per_epoch}; it must be at least 1")
