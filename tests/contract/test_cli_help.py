@@ -30,6 +30,11 @@ DOCUMENTED: dict[tuple[str, ...], set[str]] = {
     ("eval",): {"--model"},
     ("data",): set(),
     ("data", "assets"): set(),
+    ("data", "check"): {"--format", "--media-root", "--workers", "--max-tokens", "--report"},
+    ("data", "fetch"): {"--families", "--dest", "--list", "--again"},
+    ("data", "build"): {"--out", "--scale", "--workers", "--seed", "--split", "--families", "--material"},
+    ("data", "show"): {"--out", "--num", "--seed"},
+    ("data", "stats"): {"--json", "--plot"},
 }
 
 

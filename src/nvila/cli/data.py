@@ -6,7 +6,12 @@ from pathlib import Path
 
 import typer
 
+from nvila.cli.data_build import add_build_commands
+from nvila.cli.data_check import add_check_command
+
 app = typer.Typer(no_args_is_help=True)
+add_check_command(app)
+add_build_commands(app)
 
 
 @app.command("assets")

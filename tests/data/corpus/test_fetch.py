@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 from pathlib import Path
@@ -86,3 +87,15 @@ def test_capitals_only_and_gappy_fonts_are_refused(monkeypatch: pytest.MonkeyPat
     assert not fetch._readable(face), "small letters look like capitals"
     monkeypatch.setattr(face, "getmask", lambda text, **options: draw("\uffff" if text == "~" else text, **options))
     assert not fetch._readable(face), "a character is missing"
+
+
+def test_words_are_known_frequent_first_and_none_is_rude(tmp_path: Path) -> None:
+    msgpack = pytest.importorskip("msgpack", reason="reading word frequencies needs the extra 'corpus'")
+    dictionary, wheel = tmp_path / "dictionary", tmp_path / "wheel"
+    (dictionary / "usr/share/dict").mkdir(parents=True)
+    (dictionary / "usr/share/dict/american-english").write_text("apple\ndarn\ndarned\nBerlin\nthe\n")
+    (wheel / "wordfreq/data").mkdir(parents=True)
+    bins = [{"format": "cB"}, ["the"], [], ["darned", "apple", "xyzzy"], ["berlin", "darn"]]
+    (wheel / "wordfreq/data/large_en.msgpack.gz").write_bytes(gzip.compress(msgpack.packb(bins)))
+    assert fetch._write_words(dictionary, wheel, tmp_path, rude=["darn"]) == 2
+    assert (tmp_path / "words.txt").read_text().split() == ["the", "apple"]

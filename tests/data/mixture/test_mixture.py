@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
+import tarfile
 from collections import Counter
 from pathlib import Path
 
 import fsspec
 import numpy as np
 import pytest
+from PIL import Image
 from tests.data.mixture.fakes import FakeSource, identify, make_mixture
 
 from nvila import config
@@ -268,3 +271,21 @@ def test_files_are_opened_filtered_and_read(tmp_path: Path) -> None:
     assert isinstance(image, ImagePart)
     assert image.path == str(tmp_path / "pictures" / "x.png")
     assert image.max_tiles == 2
+
+
+def test_a_picture_cut_short_is_broken_and_does_not_stop_a_worker(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "JPEG")
+    whole = stream.getvalue()
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for number in range(4):
+            caption = json.dumps({"id": f"r{number}", "image": f"{number}.jpg", "caption": "Noise."}).encode()
+            for name, data in ((f"{number}.json", caption), (f"{number}.jpg", whole[:900] if number == 2 else whole)):
+                entry = tarfile.TarInfo(name)
+                entry.size = len(data)
+                archive.addfile(entry, io.BytesIO(data))
+    config = MixtureConfig(name="m", source=(SourceConfig(name="A", path="a.tar"),), root=str(tmp_path))
+    samples = MixtureStream(Mixture.open(config), as_is, seed=0, num_epochs=1, num_workers=1)
+    assert {sample.id for sample in samples} == {"r0", "r1", "r3"}
+    assert samples.tally.state_dict()["A"][0] == 1

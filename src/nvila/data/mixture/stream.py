@@ -22,13 +22,28 @@ from nvila.data.mixture.order import Order, Place
 from nvila.data.mixture.state import Start, counts_for, resume_point
 from nvila.data.mixture.tally import Tally
 from nvila.errors import ConfigError
-from nvila.types import Sample
+from nvila.processing.pictures import damage_reported
+from nvila.types import ImagePart, Sample, VideoPart
 
 T = TypeVar("T")
 
 
-def as_is(item: T) -> T:
-    """The item itself: a transform that does nothing."""
+def as_is(sample: Sample) -> Sample:
+    """The sample itself, with the pictures it holds decoded, since they leave the worker as pixels.
+
+    Raises MediaError for a picture that is damaged.
+    """
+    with damage_reported(f"a picture of sample {sample.id!r}"):
+        for message in sample.messages:
+            for part in message.content:
+                if isinstance(part, ImagePart) and part.image is not None:
+                    part.image.load()
+                for frame in (part.video or ()) if isinstance(part, VideoPart) else ():
+                    frame.load()
+    return sample
+
+
+def _unchanged(item: T) -> T:
     return item
 
 
@@ -183,6 +198,6 @@ class MixtureStream(Generic[T]):
             batch_size=None,
             num_workers=self._num_workers,
             prefetch_factor=self._num_prefetched if self._num_workers else None,
-            collate_fn=as_is,
+            collate_fn=_unchanged,
             generator=torch.Generator().manual_seed(0),  # or else it would draw its seed from the training's generator
         )
