@@ -10,9 +10,16 @@ from functools import cache
 
 import numpy as np
 
+from nvila.data.corpus.listing import listed
 from nvila.data.corpus.splits import Split, held_out_of
 
 NUM_HELD_OUT = 4
+SHARE_WITH_LEAD = 0.35
+LEADS = listed(
+    "Tell me: |Can you tell me: |Please tell me: |Look at the picture. |Look: |Please say: |Can you say it? |Now, "
+    "|In this picture: |What do you see? |Do you know this? |Say it: |Here: |Check this: |Please: |Can you see it? "
+    "|Give the answer: |Does the picture show it? |Which is it? |Name it: "
+)
 
 _READ = (
     "What does it say?|Read this|Read the text|What does this say?|What is written here?"
@@ -263,6 +270,13 @@ def phrasing_tasks() -> tuple[str, ...]:
 
 
 def phrase(rng: np.random.Generator, split: Split, task: str, **slots: str) -> str:
-    """A random question of this side with the slots filled in."""
+    """A random question of this side with the slots filled in.
+
+    In training one in three has other words before it. Otherwise a model that knows few wordings learns them by their
+    first words, and takes an unseen one for another task.
+    """
     templates = phrasings(task, split)
-    return templates[int(rng.integers(len(templates)))].format(**slots)
+    question = templates[int(rng.integers(len(templates)))].format(**slots)
+    if split == "heldout" or rng.random() > SHARE_WITH_LEAD:
+        return question
+    return LEADS[int(rng.integers(len(LEADS)))] + question
