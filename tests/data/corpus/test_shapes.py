@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 
 import numpy as np
@@ -38,7 +39,7 @@ def question_of(sample: Sample) -> str:
     return part.text
 
 
-@pytest.mark.parametrize("name", ["count", "color", "shape", "position", "compare", "scene", "tally"])
+@pytest.mark.parametrize("name", ["count", "color", "shape", "position", "place", "compare", "scene", "tally"])
 def test_labels_say_what_the_pixels_show(assets: Assets, name: str) -> None:
     right = total = 0
     for sample in many(assets, name, 40):
@@ -76,6 +77,22 @@ def test_the_asked_shape_is_the_only_one_of_its_kind(assets: Assets, name: str) 
             continue
         assert len(named) == 1, (question, items)
         assert named[0][1 - column] == sample.meta["answer"]
+
+
+def test_places_agree_with_the_boxes(assets: Assets) -> None:
+    asked: Counter[str] = Counter()
+    for sample in many(assets, "place", 80):
+        width, height = media_of(sample)[0].size
+        for question, answer in zip(sample.messages[::2], sample.messages[1::2], strict=True):
+            (text,) = (part.text for part in question.content if isinstance(part, TextPart))
+            (said,) = (part.text for part in answer.content if isinstance(part, TextPart))
+            named = [(shape, box) for shape, color, box in seen_shapes(sample) if re.search(rf"\b{shape}\b", text)]
+            if said in ("left", "right", "top", "bottom") and len(named) == 1:
+                left, top, right, bottom = named[0][1]
+                across, down = "left" if left + right < width else "right", "top" if top + bottom < height else "bottom"
+                assert said in (across, down), (text, said, named)
+                asked[said] += 1
+    assert min(asked[side] for side in ("left", "right", "top", "bottom")) >= 10, asked
 
 
 def test_positions_agree_with_the_boxes(assets: Assets) -> None:

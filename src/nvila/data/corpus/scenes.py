@@ -40,6 +40,10 @@ def plural(name: str, count: int = 2) -> str:
     return name if count == 1 else name + ("es" if name.endswith(("s", "x")) else "s")
 
 
+CLEARLY_OFF_CENTRE = 0.08
+"""Share of the picture's side that a shape's middle must be away from the picture's, to be left or right of it."""
+
+
 def make_count(rng: np.random.Generator, assets: Assets, split: Split, size: Size, difficulty: float) -> Sample:
     """Counting: all shapes, those of a kind, of a colour, or of a colour and kind; 1 to 6, sometimes up to 9.
 
@@ -193,6 +197,40 @@ def make_scene(rng: np.random.Generator, assets: Assets, split: Split, size: Siz
         else:
             turns.append(_ask_shape(rng, split, pick(rng, shapes)))
     return make_sample(image, *turns, task="scene", objects=boxes)
+
+
+def make_place(rng: np.random.Generator, assets: Assets, split: Split, size: Size, difficulty: float) -> Sample:
+    """Where in the picture each of one to four shapes is: left or right, in the upper or the lower half; then pairs.
+
+    Whoever can tell this of two shapes has what it takes to tell where one is from the other.
+    """
+    count = number(rng, 2, 4) if chance(rng, difficulty) else number(rng, 1, 2)
+    while True:
+        shapes = scatter(rng, size, distinct_kinds(rng, count), radii_for(size, count))
+        sides = [(item, ask, side) for item in shapes for ask, side in _sides(item, size)]
+        if sides:
+            break
+    image, boxes = draw_scene(rng, size, shapes, difficulty)
+    turns = []
+    for index in rng.permutation(len(sides))[:4]:
+        item, ask, side = sides[int(index)]
+        turns.append(Turn(question=phrase(rng, split, ask, thing=_refer(rng, item)), answers=side))
+    pairs = [(a, b, where) for a, b in permutations(shapes, 2) if (where := direction_of(a, b))]
+    for index in rng.permutation(len(pairs))[:2]:
+        first, second, where = pairs[int(index)]
+        turns.append(_ask_position(rng, split, first, second, where, pick(rng, ("relation", "where"))))
+    return make_sample(image, *turns, task="place", objects=boxes)
+
+
+def _sides(item: Shape, size: Size) -> list[tuple[str, tuple[str, ...]]]:
+    """The questions about a shape's place that have a clear answer: its wordings, and what is accepted."""
+    across, down = item.x / size[0] - 0.5, item.y / size[1] - 0.5
+    found: list[tuple[str, tuple[str, ...]]] = []
+    if abs(across) > CLEARLY_OFF_CENTRE:
+        found.append(("place_across", ("right",) if across > 0 else ("left",)))
+    if abs(down) > CLEARLY_OFF_CENTRE:
+        found.append(("place_down", ("bottom", "lower", "below") if down > 0 else ("top", "upper", "above")))
+    return found
 
 
 def make_compare(rng: np.random.Generator, assets: Assets, split: Split, size: Size, difficulty: float) -> Sample:
