@@ -126,7 +126,7 @@ def test_parts_learn_at_rates_of_their_own(assets: Assets) -> None:
 def test_a_calibrated_projector_gives_tokens_of_mean_0_and_the_size_of_words() -> None:
     torch.manual_seed(0)
     tokenizer = build_tokenizer(["red"])
-    model = start.build_learner(TINY, tokenizer, ()).model
+    model = start.build_learner(TINY, tokenizer, dense_kinds(["char:a"])).model
     loud = model.vision_tower.vision_model.encoder.layers[-2].mlp.fc2
     with torch.no_grad():
         loud.bias[3] = 400.0
