@@ -6,7 +6,7 @@ know nothing of us. What decides tiling is passed down explicitly: `apply_chat_t
 applies the rule that only a conversation's single picture is tiled; `__call__` never looks at the other images.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -268,10 +268,13 @@ class NVILAProcessor(ProcessorMixin):
         if not return_dict:
             return inputs["input_ids"] if batched or options["return_tensors"] else inputs["input_ids"][0]
         if return_assistant_tokens_mask:
-            rows = [self.chat_labels([int(token) for token in ids]) for ids in inputs["input_ids"]]
-            masks = [[int(label != IGNORED) for label in labels] for labels in rows]
+            masks = [self._assistant_mask(ids) for ids in inputs["input_ids"]]
             inputs["assistant_masks"] = torch.tensor(masks) if options["return_tensors"] == "pt" else masks
         return inputs
+
+    def _assistant_mask(self, ids: Iterable[Any]) -> list[int]:
+        """1 for each token that an assistant's turn teaches, else 0."""
+        return [int(label != IGNORED) for label in self.chat_labels([int(token) for token in ids])]
 
     def _encode(
         self, conversations: list[Conversation], texts: list[str], opening: "_Opening", options: dict[str, Any]

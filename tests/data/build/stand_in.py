@@ -15,9 +15,17 @@ from nvila.data.build.family import Package, one_in_ten
 from nvila.data.corpus.canvas import Turn, make_sample, number
 from nvila.data.corpus.splits import Split
 from nvila.errors import DataError
-from nvila.types import LabelledBox, Sample
+from nvila.types import LabelledBox, Sample, TextPart
 
 NUM_UNITS = 40
+
+
+def turns_of(sample: Sample) -> list[tuple[str, str]]:
+    """Questions and answers of a sample whose turns hold one text each."""
+    texts = [part.text for message in sample.messages for part in message.content if isinstance(part, TextPart)]
+    return list(zip(texts[::2], texts[1::2], strict=True))
+
+
 FPS = 4
 
 

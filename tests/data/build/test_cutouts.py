@@ -8,12 +8,13 @@ from collections import Counter
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
+from tests.data.build.stand_in import turns_of
 
 from nvila.data.build.cutouts import FAMILY, Cutouts
 from nvila.data.build.cutouts_questions import NUMBER_WORDS, WORDINGS
 from nvila.data.build.stamps_bank import STAMPS_FOLDER, STAMPS_PACKAGE
 from nvila.data.corpus.preview import media_of
-from nvila.types import Sample, TextPart
+from nvila.types import Sample
 
 DRAWN = {
     "animals/birds/crow": ("A crow.", (0, 0, 0)),
@@ -52,11 +53,6 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Cutouts:
 def samples(material: Cutouts) -> list[Sample]:
     units = list(material.units)
     return [material.make(np.random.default_rng(seed), units[seed % len(units)], units) for seed in range(120)]
-
-
-def turns_of(sample: Sample) -> list[tuple[str, str]]:
-    texts = [part.text for message in sample.messages for part in message.content if isinstance(part, TextPart)]
-    return list(zip(texts[::2], texts[1::2], strict=True))
 
 
 def test_boxes_are_where_the_colours_are(samples: list[Sample]) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from tests.data.build.stand_in import turns_of
 from tests.data.build.test_stamps import bare, options_of, task_of
 
 from nvila.data.build.furniture import FAMILY, Furniture
@@ -23,7 +24,7 @@ from nvila.data.build.furniture_questions import WORDINGS, named_colours
 from nvila.data.build.furniture_render import Camera, Room, Stage, Thing, render, visible_shares
 from nvila.data.corpus.preview import media_of
 from nvila.errors import DataError
-from nvila.types import Sample, TextPart
+from nvila.types import Sample
 
 BOXES = {
     # catalogue name: (category, width, depth, height in cm, colour, the colour's name or None)
@@ -69,11 +70,6 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Furniture:
 def samples(material: Furniture) -> list[Sample]:
     units = list(material.units)
     return [material.make(np.random.default_rng(seed), units[seed % len(units)], units) for seed in range(72)]
-
-
-def turns_of(sample: Sample) -> list[tuple[str, str]]:
-    texts = [part.text for message in sample.messages for part in message.content if isinstance(part, TextPart)]
-    return list(zip(texts[::2], texts[1::2], strict=True))
 
 
 def ahead(sample: Sample, index: int) -> float:

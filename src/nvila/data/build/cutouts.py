@@ -11,31 +11,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from nvila.data.build.cutouts_questions import Placed, questions
-from nvila.data.build.family import Package, one_in_ten
 from nvila.data.build.stamps_bank import (
-    STAMPS_PACKAGE,
     Bank,
+    BankFamily,
     Stamp,
     apart,
     countable,
     grounded,
     plural_of,
     varied,
-    write_bank,
 )
 from nvila.data.corpus.canvas import Size, chance, damage, make_sample, number, pick
-from nvila.data.corpus.splits import Split
 from nvila.types import LabelledBox, Sample
 
-PICTURE_SIDE = 224
-COMMAND = "nvila data fetch full"
 MOST_COVERED = 0.25
 NUM_TRIES = 40
 UNCLEAR = frozenset({"explosion", "docks", "graveyard", "cave", "farm", "circle"})
@@ -201,24 +195,4 @@ def _row(rng: np.random.Generator, drawings: list[Image.Image], size: Size) -> l
     return spots
 
 
-@dataclass(frozen=True)
-class CutoutsFamily:
-    """See the module's text."""
-
-    name: str = "cutouts"
-    packages: tuple[Package, ...] = (STAMPS_PACKAGE,)
-
-    def prepare(self, fetched: Path, dest: Path) -> None:
-        """Write the bank of pictures from the unpacked package. Raises DataError when it holds no captions."""
-        write_bank(fetched / STAMPS_PACKAGE.name, dest, side=PICTURE_SIDE)
-
-    def open(self, material: Path) -> Cutouts:
-        """Raises DataError when the bank is missing."""
-        return Cutouts(Bank(material, command=COMMAND))
-
-    def side(self, unit: str) -> Split:
-        """A tenth of the concepts is held out: the same ones as of the family `stamps`, which has the same pictures."""
-        return one_in_ten("stamps", unit)
-
-
-FAMILY = CutoutsFamily()
+FAMILY = BankFamily(name="cutouts", picture_side=224, over=Cutouts)

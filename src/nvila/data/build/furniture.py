@@ -37,7 +37,6 @@ from nvila.data.corpus.canvas import (
 from nvila.data.corpus.splits import Split
 from nvila.types import LabelledBox, Sample
 
-COMMAND = "nvila data fetch full"
 MOST_HIDDEN = 0.25
 LIKE_SIZE = 2.2
 
@@ -315,7 +314,7 @@ class FurnitureFamily:
 
     def open(self, material: Path) -> Furniture:
         """Raises DataError when the index of the models is missing."""
-        return Furniture(Models(material, command=COMMAND))
+        return Furniture(Models(material))
 
     def side(self, unit: str) -> Split:
         """A tenth of the concepts is held out."""

@@ -208,11 +208,11 @@ def _offsets(pictures: list[NDArray[np.uint8] | None]) -> NDArray[np.int32]:
 class Models:
     """The models of an opened material folder; meshes are read on demand and some are kept."""
 
-    def __init__(self, folder: Path, *, command: str) -> None:
-        """Raises DataError naming the index that is missing and the `command` that makes it."""
+    def __init__(self, folder: Path) -> None:
+        """Raises DataError naming the index that is missing and the command that makes it."""
         index = folder / INDEX
         if not index.is_file():
-            raise DataError(f"{index} is missing; make it with `{command}`")
+            raise DataError(f"{index} is missing; make it with `nvila data fetch full`")
         self.folder = folder
         self.models = [
             Model(**{**record, "extent": tuple(record["extent"])}) for record in json.loads(index.read_text("utf-8"))

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
 from nvila.data.build.cutouts_questions import scaled
-from nvila.data.build.family import Package, one_in_ten
 from nvila.data.build.stamps_bank import (
-    STAMPS_PACKAGE,
     Bank,
+    BankFamily,
     Stamp,
     apart,
     countable,
@@ -26,14 +24,9 @@ from nvila.data.build.stamps_bank import (
     outlined,
     varied,
     with_article,
-    write_bank,
 )
 from nvila.data.corpus.canvas import Turn, chance, damage, make_sample, number, pick
-from nvila.data.corpus.splits import Split
 from nvila.types import LabelledBox, Sample
-
-PICTURE_SIDE = 384
-COMMAND = "nvila data fetch full"
 
 WORDINGS = {
     "name": "What is this?|What is in the picture?|What does the picture show?|Name the thing in the picture."
@@ -213,24 +206,4 @@ class Stamps:
         return turns
 
 
-@dataclass(frozen=True)
-class StampsFamily:
-    """See the module's text."""
-
-    name: str = "stamps"
-    packages: tuple[Package, ...] = (STAMPS_PACKAGE,)
-
-    def prepare(self, fetched: Path, dest: Path) -> None:
-        """Write the bank of pictures from the unpacked package. Raises DataError when it holds no captions."""
-        write_bank(fetched / STAMPS_PACKAGE.name, dest, side=PICTURE_SIDE)
-
-    def open(self, material: Path) -> Stamps:
-        """Raises DataError when the bank is missing."""
-        return Stamps(Bank(material, command=COMMAND))
-
-    def side(self, unit: str) -> Split:
-        """A tenth of the concepts is held out."""
-        return one_in_ten("stamps", unit)
-
-
-FAMILY = StampsFamily()
+FAMILY = BankFamily(name="stamps", picture_side=384, over=Stamps)

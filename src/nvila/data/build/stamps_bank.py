@@ -11,13 +11,14 @@ import io
 import json
 import logging
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance
 
-from nvila.data.build.family import Package
+from nvila.data.build.family import Material, Package, one_in_ten
 from nvila.data.build.stamps_kinds import concept_of, kind_of
 from nvila.data.build.stamps_names import name_of
 from nvila.data.corpus.canvas import (
@@ -33,6 +34,7 @@ from nvila.data.corpus.canvas import (
     random_colour,
 )
 from nvila.data.corpus.listing import listed
+from nvila.data.corpus.splits import Split
 from nvila.errors import DataError, MediaError
 
 STAMPS_PACKAGE = Package(name="tuxpaint-stamps-default", origin="debian", licence="GPL-2.0-only", megabytes=161.0)
@@ -178,11 +180,11 @@ def _describe(caption: Path, key: str, name: str, file: str, picture: Image.Imag
 class Bank:
     """The stamps of an opened material folder, by concept; pictures are decoded on demand and a few are kept."""
 
-    def __init__(self, folder: Path, *, command: str) -> None:
-        """Raises DataError naming the index that is missing and the `command` that makes it."""
+    def __init__(self, folder: Path) -> None:
+        """Raises DataError naming the index that is missing and the command that makes it."""
         index = folder / INDEX
         if not index.is_file():
-            raise DataError(f"{index} is missing; make it with `{command}`")
+            raise DataError(f"{index} is missing; make it with `nvila data fetch full`")
         self.folder = folder
         self.stamps = [
             Stamp(**{**record, "mean": tuple(record["mean"])}) for record in json.loads(index.read_text("utf-8"))
@@ -314,3 +316,26 @@ def outlined(image: Image.Image, cells: list[tuple[int, int, int, int]], colour:
     draw = ImageDraw.Draw(image)
     for cell in cells:
         draw.rectangle(cell, outline=colour, width=2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BankFamily:
+    """A family made from a bank of the stamps. All such families show the same pictures, and so have one split."""
+
+    name: str
+    picture_side: int
+    """Longest side of a picture in the bank, in pixels."""
+    over: Callable[[Bank], Material]
+    packages: tuple[Package, ...] = (STAMPS_PACKAGE,)
+
+    def prepare(self, fetched: Path, dest: Path) -> None:
+        """Write the bank of pictures from the unpacked package. Raises DataError when it holds no captions."""
+        write_bank(fetched / STAMPS_PACKAGE.name, dest, side=self.picture_side)
+
+    def open(self, material: Path) -> Material:
+        """Raises DataError when the bank is missing."""
+        return self.over(Bank(material))
+
+    def side(self, unit: str) -> Split:
+        """A tenth of the concepts is held out."""
+        return one_in_ten("stamps", unit)
