@@ -8,6 +8,7 @@ makes.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,6 +24,7 @@ from nvila.layouts import VisualSettings
 from nvila.processing.chat import DEFAULT_SYSTEM_PROMPT, IGNORED, IMAGE_TOKEN, VIDEO_TOKEN
 from nvila.tiling import choose_grid
 from nvila.train.dense import Box, DenseRaster
+from nvila.train.grounding import NUM_CELLS, shown_cells
 from nvila.train.tokenizer import spell
 from nvila.types import ImagePart, Sample, TextPart, VideoPart
 
@@ -40,6 +42,10 @@ class Encoded:
     block_size: tuple[int, int] | None
     """(rows, cols) of a picture; None for a clip, whose frames are the tiles."""
     dense: npt.NDArray[np.int16]
+    named: list[int]
+    """The token that ends each thing a question names."""
+    cells: npt.NDArray[np.bool_]
+    """(K, G): where in the picture these things are."""
 
 
 class SampleEncoder:
@@ -85,10 +91,16 @@ class SampleEncoder:
         head = self._tokenize(f"<|im_start|>system\n{DEFAULT_SYSTEM_PROMPT}<|im_end|>\n{opening}")
         input_ids = [*head, *media_ids]
         labels = [IGNORED] * len(input_ids)
+        named: list[int] = []
+        cells = [np.zeros((0, NUM_CELLS), dtype=np.bool_)]
+        things = sample.meta.get("named", ())
         for number, (question, answer) in enumerate(turns):
             prompt = self._tokenize(f"{question}<|im_end|>\n<|im_start|>assistant\n")
-            if number:
-                prompt = (*self._tokenize(f"\n{opening}"), *prompt)
+            before = self._tokenize(f"\n{opening}") if number else ()
+            prompt = (*before, *prompt)
+            for words, points in things[number] if number < len(things) else ():
+                named.append(len(input_ids) + len(before) + self._last_token(question, words))
+                cells.append(shown_cells(points, medium_size(medium))[None])
             answer_ids = spell(answer) if spell_answer else self._tokenize(answer)
             target = [*answer_ids, self.end_id]
             input_ids += [*prompt, *target]
@@ -99,7 +111,15 @@ class SampleEncoder:
             tiles=np.stack(tiles),
             block_size=grid,
             dense=dense,
+            named=named,
+            cells=np.concatenate(cells),
         )
+
+    def _last_token(self, question: str, words: str) -> int:
+        """The place of the token that ends the first occurrence of `words` in the question."""
+        end = re.search(rf"\b{re.escape(words)}\b", question)
+        assert end is not None, (question, words)
+        return len(self._tokenize(question[: end.end()])) - 1
 
     def _cut(self, image: Image.Image) -> tuple[list[Pixels], tuple[int, int], list[Box]]:
         """The tiles of a picture, (rows, cols), and the window of the picture that each tile shows."""
@@ -120,6 +140,13 @@ class SampleEncoder:
             tiles.append(np.asarray(_resized(image, (size, size))))
             windows.append((0.0, 0.0, float(width), float(height)))
         return tiles, (rows, cols), windows
+
+
+def medium_size(medium: ImagePart | VideoPart) -> tuple[int, int]:
+    """Width and height in pixels of a picture, or of a clip's first frame."""
+    picture = medium.image if isinstance(medium, ImagePart) else (medium.video or (None,))[0]
+    assert isinstance(picture, Image.Image)
+    return picture.size
 
 
 def thinned(frames: Sequence[Image.Image], max_frames: int) -> list[Image.Image]:
@@ -157,7 +184,8 @@ def _parts(sample: Sample) -> tuple[ImagePart | VideoPart, list[tuple[str, str]]
 
 def collate(encoded: Sequence[Encoded], pad_id: int) -> dict[str, Any]:
     """A batch: input_ids and labels (B, L) padded on the right, tiles (N, S, S, 3) uint8 and dense (N, P, cells) of
-    pictures with their block_sizes, frames (F, S, S, 3) uint8 of clips with their video_lengths."""
+    pictures with their block_sizes, frames (F, S, S, 3) uint8 of clips with their video_lengths; of what is named the
+    conversation and token (K, 2), and the cells (K, G) of the picture where it is."""
     length = max(len(item.input_ids) for item in encoded)
     length += -length % PAD_MULTIPLE
     input_ids = torch.full((len(encoded), length), pad_id, dtype=torch.long)
@@ -165,6 +193,7 @@ def collate(encoded: Sequence[Encoded], pad_id: int) -> dict[str, Any]:
     for row, item in enumerate(encoded):
         input_ids[row, : len(item.input_ids)] = torch.tensor(item.input_ids)
         labels[row, : len(item.labels)] = torch.tensor(item.labels)
+    named = [(row, token) for row, item in enumerate(encoded) for token in item.named]
     pictures = [item for item in encoded if item.block_size is not None]
     clips = [item for item in encoded if item.block_size is None]
     return {
@@ -175,6 +204,8 @@ def collate(encoded: Sequence[Encoded], pad_id: int) -> dict[str, Any]:
         "block_sizes": [item.block_size for item in pictures],
         "frames": _concatenate([item.tiles for item in clips]),
         "video_lengths": [len(item.tiles) for item in clips],
+        "named": torch.tensor(named, dtype=torch.long).reshape(-1, 2),
+        "cells": torch.from_numpy(np.concatenate([item.cells for item in encoded])),
     }
 
 

@@ -1,4 +1,4 @@
-"""What is trained: the model with the dense head beside it, one vision pass for both losses.
+"""What is trained: the model with the dense and the grounding head beside it, one pass for all losses.
 
 The decoder's head runs only where there is something to predict, and an answer's tokens weigh 1 / sqrt(its length), so
 that a paragraph does not drown a one-word answer, and each answer of a conversation counts as if it stood alone.
@@ -18,6 +18,7 @@ from nvila.model import NVILAForConditionalGeneration
 from nvila.model.fusion import embed_text, fuse
 from nvila.processing.chat import IGNORED
 from nvila.train.dense import DenseHead
+from nvila.train.grounding import GroundingHead
 from nvila.train.recipe import Part
 
 
@@ -28,8 +29,10 @@ class Learner(nn.Module):
         super().__init__()
         self.model = model
         self.dense_head = dense_head
+        self.grounding_head = GroundingHead(model.config.text_config.hidden_size)
         self.dense_weight = 1.0
         self.answer_weight = 1.0
+        self.grounding_weight = 0.0
 
     def parts(self) -> dict[Part, nn.Module]:
         """What a recipe calls the parts of the model."""
@@ -45,10 +48,12 @@ class Learner(nn.Module):
         block_sizes: list[tuple[int, int]],
         frames: torch.Tensor | None,
         video_lengths: list[int],
+        named: torch.Tensor,
+        cells: torch.Tensor,
     ) -> dict[str, torch.Tensor]:
-        """`loss` (), and for the log `answer_loss` (), `dense_loss` (), `accuracy_KIND` (), and `correct` (B,): the
-        share of a conversation's answers that were right to the last token, each token given the true ones before it
-        (so that greedy decoding would give the same answer)."""
+        """`loss` (), and for the log `answer_loss` (), `dense_loss` (), `grounding_loss` (), `accuracy_KIND` (), and
+        `correct` (B,): the share of a conversation's answers that were right to the last token, each token given the
+        true ones before it (so that greedy decoding would give the same answer)."""
         features_NPC = self.model.encode_tiles(normalised(tiles, frames))
         num_tiles = 0 if tiles is None else tiles.shape[0]
         results: dict[str, torch.Tensor] = {}
@@ -58,7 +63,10 @@ class Learner(nn.Module):
             results["dense_loss"] = results.pop("loss")
             loss = loss + self.dense_weight * results["dense_loss"]
         if self.answer_weight:
-            hidden_BLH = self._decode(input_ids, features_NPC, num_tiles, block_sizes, video_lengths)
+            hidden_BLH, before_BLH = self._decode(input_ids, features_NPC, num_tiles, block_sizes, video_lengths)
+            if self.grounding_weight and len(named):
+                results |= self.grounding_head(before_BLH, named, cells)
+                loss = loss + self.grounding_weight * results["grounding_loss"]
             answer_loss, results["correct"] = answer_losses(hidden_BLH, labels, self.model.get_output_embeddings())
             results["answer_loss"] = answer_loss
             loss = loss + self.answer_weight * answer_loss
@@ -71,7 +79,8 @@ class Learner(nn.Module):
         num_tiles: int,
         block_sizes: list[tuple[int, int]],
         video_lengths: list[int],
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The hidden states (B, L, H) behind the last layer of the decoder, and those that go into it."""
         model = self.model
         image_id, video_id = model.config.image_token_id, model.config.video_token_id
         embeds_BLH = embed_text(model.get_input_embeddings(), input_ids, (image_id, video_id))
@@ -82,8 +91,8 @@ class Learner(nn.Module):
             clips = model.get_video_features(None, video_lengths, features_NPC[num_tiles:]).pooler_output
             embeds_BLH = fuse(embeds_BLH, input_ids, video_id, clips, "video")
         # Padding is on the right, where a causal decoder never looks, so no mask is needed.
-        hidden: torch.Tensor = model.language_model(inputs_embeds=embeds_BLH, use_cache=False).last_hidden_state
-        return hidden
+        outputs = model.language_model(inputs_embeds=embeds_BLH, use_cache=False, output_hidden_states=True)
+        return outputs.last_hidden_state, outputs.hidden_states[-2]
 
 
 def answer_losses(

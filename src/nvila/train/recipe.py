@@ -89,6 +89,8 @@ class Stage:
     final_ratio: float = 0.05
     train: tuple[Part, ...] = ("vision", "projector", "llm")
     dense_weight: float = 0.3
+    grounding_weight: float = 0.0
+    """Weight of the loss on where the things lie that a question names (`train.grounding`)."""
     answer_weight: float = 1.0
     """0 trains the vision tower alone, on the dense labels, and never runs the decoder."""
     calibrate: bool = False

@@ -108,9 +108,11 @@ def _pixels(stream: BatchStream, step: int) -> torch.Tensor:
 def prepare(learner: Learner, stage: Stage) -> None:
     """Sets the weights of the losses and which parts are trained."""
     learner.dense_weight, learner.answer_weight = stage.dense_weight, stage.answer_weight
+    learner.grounding_weight = stage.grounding_weight
     for name, part in learner.parts().items():
         part.requires_grad_(name in stage.train)
     learner.dense_head.requires_grad_(stage.dense_weight > 0)
+    learner.grounding_head.requires_grad_(stage.grounding_weight > 0)
     # Behind the layer whose output is used; kept for the checkpoint's shape alone.
     tower = learner.model.vision_tower.vision_model
     tower.encoder.layers[-1].requires_grad_(False)

@@ -90,7 +90,8 @@ def with_turns(sample: Sample, turns: Sequence[Turn], fps: int | None) -> Sample
 
     In a scene, where every colour and shape is there once, the same name as an answer means the same question in other
     words.
-    `meta` gains `accepted`, the accepted answers of every question, and for clips `fps`.
+    `meta` gains `accepted`, the accepted answers of every question, and for clips `fps`; it loses `named`, which goes
+    by the questions as they were.
     """
     asked: dict[str, tuple[Message, Message, list[str]]] = {}
     named: set[str] = set()
@@ -107,8 +108,9 @@ def with_turns(sample: Sample, turns: Sequence[Turn], fps: int | None) -> Sample
         asked.setdefault(turn.question, (question, answer, list(turn.answers)))
     kept = list(asked.values())[:MAX_QUESTIONS]
     messages = tuple(message for question, answer, _ in kept for message in (question, answer))
+    meta = {key: value for key, value in sample.meta.items() if key != "named"}
     rate = {} if fps is None else {"fps": fps}
-    return replace(sample, messages=messages, meta={**sample.meta, **rate, "accepted": [told for _, _, told in kept]})
+    return replace(sample, messages=messages, meta={**meta, **rate, "accepted": [told for _, _, told in kept]})
 
 
 def _text(message: Message) -> str:

@@ -38,6 +38,8 @@ from nvila.data.corpus.splits import Split
 from nvila.types import LabelledBox, Sample
 
 MOST_HIDDEN = 0.25
+LEAST_FILL = 0.1
+"""Least part of its box that a thing of a scene fills; of thinner ones (a clothes hanger) too little is seen."""
 LIKE_SIZE = 2.2
 
 
@@ -121,6 +123,8 @@ class Furniture:
             return None
         view = render(stage, camera, _room(rng, stage, camera))
         standing = [_standing(one, stage, camera, view, index) for index, one in enumerate(cast)]
+        if min(_fill(one) for one in standing) < LEAST_FILL:
+            return None
         absent = self._others(rng, model, same_side, 1, apart_from=cast)
         turns = scene_questions(rng, standing, camera.size, spoken(absent[0].name) if absent else None)
         if len(turns) < 2:
@@ -280,6 +284,11 @@ def _room(rng: np.random.Generator, stage: Stage, camera: Camera) -> Room:
         wall_colour=(red, green, blue),
         light=(float(rng.uniform(-0.8, 0.8)), float(rng.uniform(0.9, 1.6)), float(rng.uniform(0.2, 1.0))),
     )
+
+
+def _fill(one: Standing) -> float:
+    left, top, right, bottom = one.box
+    return one.area / ((right - left) * (bottom - top))
 
 
 def _standing(model: Model, stage: Stage, camera: Camera, view: View, index: int) -> Standing:

@@ -130,12 +130,18 @@ def paint(image: Image.Image, mask_HW: NDArray[np.uint8], colour: Colour) -> Non
     image.paste(colour, (0, 0, *image.size), Image.fromarray(mask_HW))
 
 
+Named = tuple[str, tuple[tuple[float, float], ...]]
+"""Words of a question, and the middles (x, y) in pixels of the things that they name."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Turn:
     """A question and the answers that are accepted; the first is the one that is taught."""
 
     question: str
     answers: tuple[str, ...]
+    named: tuple[Named, ...] = ()
+    """What the question names and where it is."""
 
 
 def make_sample(
@@ -147,8 +153,8 @@ def make_sample(
 ) -> Sample:
     """A sample of one turn or several about one picture or clip. `id` is set by `generate`.
 
-    `meta` gains the task, the first turn's question, answer and accepted answers, and under "accepted" the accepted
-    answers of every turn.
+    `meta` gains the task, the first turn's question, answer and accepted answers, and of every turn under "accepted"
+    the accepted answers, under "named" what its question names and where.
     """
     part = VideoPart(video=media) if isinstance(media, list) else ImagePart(image=media)
     messages: list[Message] = []
@@ -158,11 +164,11 @@ def make_sample(
         messages.append(Message(role="assistant", content=(TextPart(text=turn.answers[0]),)))
     first = turns[0]
     told = {"answer": first.answers[0], "answers": list(first.answers), "question": first.question}
-    accepted = [list(turn.answers) for turn in turns]
+    of_turns = {"accepted": [list(turn.answers) for turn in turns], "named": [turn.named for turn in turns]}
     return Sample(
         id=task,
         source=f"corpus/{task}",
         messages=tuple(messages),
         objects=tuple(objects),
-        meta={"task": task, **told, "accepted": accepted, **meta},
+        meta={"task": task, **told, **of_turns, **meta},
     )

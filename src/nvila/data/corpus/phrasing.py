@@ -14,7 +14,9 @@ from nvila.data.corpus.listing import listed
 from nvila.data.corpus.splits import Split, held_out_of
 
 NUM_HELD_OUT = 4
-SHARE_WITH_LEAD = 0.35
+SHARE_WITH_LEAD = 0.3
+SHARE_LOOSENED = 0.35
+FILLERS = listed("please|now|here|exactly|really|just|then|actually|you think|in this|there|again|also|quickly")
 LEADS = listed(
     "Tell me: |Can you tell me: |Please tell me: |Look at the picture. |Look: |Please say: |Can you say it? |Now, "
     "|In this picture: |What do you see? |Do you know this? |Say it: |Here: |Check this: |Please: |Can you see it? "
@@ -90,7 +92,14 @@ _RAW: dict[str, str] = {
     "|Count all {things}.|Please count the {things}.|Can you count the {things}?"
     "|What's the number of {things} here?|How many {things} are shown?"
     "|How many {things} appear in the picture?|Give the number of {things}.|Count {things}"
-    "|How many {things} are visible?|In total, how many {things} are there?",
+    "|How many {things} are visible?|In total, how many {things} are there?"
+    "|Could you count the {things}?|Can you tell how many {things} there are?"
+    "|I want to know how many {things} there are.|How many {things} have been drawn?"
+    "|Let me know the number of {things}.|What number of {things} is there?"
+    "|Are there any {things}, and how many?|How many {things} does the picture have?|Say how many {things} you see."
+    "|Give me the count of the {things}.|What is the count of {things}?|How many {things} exist in this picture?"
+    "|Find all {things} and count them.|Work out how many {things} are here.|Of {things} there are how many?"
+    "|How often do you see {things}?|How many of the things are {things}?|count {things} please",
     "color": "What color is the {shape}?|What colour is the {shape}?|Which color is the {shape}?"
     "|what color is the {shape}|Which color does the {shape} have?|What is the color of the {shape}?"
     "|Color of the {shape}?|The {shape} is what color?|What colour does the {shape} have?"
@@ -117,7 +126,15 @@ _RAW: dict[str, str] = {
     "|Check: is the {a} {relation} the {b}?|Is the {a} drawn {relation} the {b}?"
     "|Tell me if the {a} is {relation} the {b}.|Is the {a} really {relation} the {b}?"
     "|Does the picture show the {a} {relation} the {b}?"
-    "|Am I correct that the {a} is {relation} the {b}?|Is the {a} sitting {relation} the {b}?",
+    "|Am I correct that the {a} is {relation} the {b}?|Is the {a} sitting {relation} the {b}?"
+    "|Can you see the {a} {relation} the {b}?|Is it correct that the {a} is {relation} the {b}?"
+    "|Could it be that the {a} is {relation} the {b}?|Is the {a} to be found {relation} the {b}?"
+    "|Say yes or no: the {a} is {relation} the {b}.|True or false: the {a} is {relation} the {b}."
+    "|Has the {a} been put {relation} the {b}?|Does the {a} stand {relation} the {b}?"
+    "|Someone says the {a} is {relation} the {b}. Is that true?|Is there a {a} {relation} the {b}?"
+    "|Would I find the {a} {relation} the {b}?|Please check if the {a} is {relation} the {b}."
+    "|Do we have the {a} {relation} the {b}?|In the picture, is the {a} {relation} the {b}?"
+    "|The {a} {relation} the {b}: yes or no?|Is the {a} shown {relation} the {b}?",
     "neighbour": "What is {relation} the {b}?|Which shape is {relation} the {b}?|what is {relation} the {b}"
     "|What do you see {relation} the {b}?|What lies {relation} the {b}?"
     "|What can be found {relation} the {b}?|What object is {relation} the {b}?"
@@ -127,7 +144,13 @@ _RAW: dict[str, str] = {
     "|What is drawn {relation} the {b}?|What is located {relation} the {b}?"
     "|Which object do you see {relation} the {b}?|Look {relation} the {b}: what is there?"
     "|What appears {relation} the {b}?|What has been placed {relation} the {b}?"
-    "|Identify the shape {relation} the {b}.",
+    "|Identify the shape {relation} the {b}."
+    "|Which one is {relation} the {b}?|What can you see {relation} the {b}?|Tell me the shape {relation} the {b}."
+    "|What is the shape {relation} the {b}?|What is the thing {relation} the {b}?|What stands {relation} the {b}?"
+    "|Find the shape {relation} the {b}.|What would I find {relation} the {b}?|Say what is {relation} the {b}."
+    "|{relation} the {b} is what?|What is shown {relation} the {b}?|Which shape do you find {relation} the {b}?"
+    "|What is it that is {relation} the {b}?|Let me know what is {relation} the {b}."
+    "|In the picture, what is {relation} the {b}?|Which of the shapes is {relation} the {b}?",
     "where": "Where is the {a} relative to the {b}?|Where is the {a} from the {b}?"
     "|Where is the {a} compared to the {b}?|In which direction from the {b} is the {a}?"
     "|Is the {a} left, right, above or below the {b}?|where is the {a}, seen from the {b}"
@@ -138,7 +161,15 @@ _RAW: dict[str, str] = {
     "|Where does the {a} lie relative to the {b}?|Relative to the {b}, where is the {a}?"
     "|Is the {a} above, below, left or right of the {b}?|Where is the {a} with respect to the {b}?"
     "|Tell me where the {a} is relative to the {b}.|From the {b}, which way is the {a}?"
-    "|Where would you find the {a} from the {b}?",
+    "|Where would you find the {a} from the {b}?"
+    "|Where is the {a} if you look from the {b}?|How does the {a} lie relative to the {b}?"
+    "|Which way from the {b} is the {a}?|Give the position of the {a} relative to the {b}."
+    "|To which side of the {b} is the {a}?|Where has the {a} been placed relative to the {b}?"
+    "|In what direction is the {a} from the {b}?|Where should I look for the {a} from the {b}?"
+    "|Compared to the {b}, where is the {a}?|Say where the {a} is as seen from the {b}."
+    "|The {a}: where is it from the {b}?|Is the {a} on the left, on the right, above or below, seen from the {b}?"
+    "|Can you tell where the {a} is from the {b}?|Standing at the {b}, which way is the {a}?"
+    "|If I go from the {b} to the {a}, which way do I go?|Where is the {a} in relation to the {b}?",
     "place_across": "Is the {thing} left or right?|Is the {thing} on the left or on the right?"
     "|left or right: the {thing}|On which side is the {thing}, left or right?"
     "|Which side is the {thing} on, left or right?|Is the {thing} in the left half or the right half?"
@@ -250,7 +281,14 @@ _RAW: dict[str, str] = {
     "|Where is the {thing} moving?|To which side does the {thing} move?"
     "|Which direction is the {thing} heading?|Direction of the {thing}?"
     "|What is the {thing} doing, going left, right, up or down?|Towards where does the {thing} move?"
-    "|Which way is the {thing} heading?|Describe the motion of the {thing}.",
+    "|Which way is the {thing} heading?|Describe the motion of the {thing}."
+    "|Say which way the {thing} goes.|In what direction does the {thing} move?|Where is the {thing} headed?"
+    "|What way does the {thing} move?|Give the direction of the {thing}.|Can you tell where the {thing} moves?"
+    "|Is the {thing} moving left, right, up or down?|The {thing} moves in which direction?"
+    "|Let me know where the {thing} is going.|To where does the {thing} go?|Which side does the {thing} move towards?"
+    "|In the video, which way does the {thing} move?|Name the direction in which the {thing} moves."
+    "|What direction is the {thing} moving in?|Up, down, left or right: how does the {thing} move?"
+    "|Where does the {thing} travel?|Which direction did the {thing} take?|How is the {thing} moving?",
     "mover": "What moves?|Which object moves?|What is moving?|Which thing is moving?|what moves in the video"
     "|Which shape moves?|Which one moves?|What moves in this clip?|Which object is in motion?"
     "|What thing moves?|Which shape is moving?|Name the thing that moves.|What changes its place?"
@@ -294,11 +332,32 @@ def phrasing_tasks() -> tuple[str, ...]:
 def phrase(rng: np.random.Generator, split: Split, task: str, **slots: str) -> str:
     """A random question of this side with the slots filled in.
 
-    In training one in three has other words before it. Otherwise a model that knows few wordings learns them by their
-    first words, and takes an unseen one for another task.
+    In training one in three has other words before it, and one in three is loosened. Otherwise a model that knows few
+    wordings learns them by their first words, and takes an unseen one for another task.
     """
     templates = phrasings(task, split)
-    question = templates[int(rng.integers(len(templates)))].format(**slots)
-    if split == "heldout" or rng.random() > SHARE_WITH_LEAD:
+    template = templates[int(rng.integers(len(templates)))]
+    if split == "heldout":
+        return template.format(**slots)
+    if rng.random() < SHARE_LOOSENED:
+        template = _loosened(rng, template, phrasings(task, "heldout"))
+    question = template.format(**slots)
+    if rng.random() > SHARE_WITH_LEAD:
         return question
     return LEADS[int(rng.integers(len(LEADS)))] + question
+
+
+def _loosened(rng: np.random.Generator, template: str, hidden: tuple[str, ...]) -> str:
+    """`template` as someone types it in a hurry: up to two words missing, one too many, small letters, no mark."""
+    words = template.split(" ")
+    for place in rng.permutation(len(words))[: int(rng.integers(3))].tolist():
+        if "{" not in words[place] and len(words) - words.count("") > 2:
+            words[place] = ""
+    if rng.random() < 0.3:
+        words.insert(int(rng.integers(len(words) + 1)), FILLERS[int(rng.integers(len(FILLERS)))])
+    loose = " ".join(word for word in words if word)
+    if rng.random() < 0.3:
+        loose = loose[:1].lower() + loose[1:]
+    if rng.random() < 0.3:
+        loose = loose.rstrip("?.")
+    return template if loose in hidden else loose

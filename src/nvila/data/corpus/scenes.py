@@ -12,7 +12,7 @@ from itertools import permutations
 import numpy as np
 
 from nvila.data.corpus.assets import Assets
-from nvila.data.corpus.canvas import Size, Turn, chance, make_sample, named_colour, number, pick
+from nvila.data.corpus.canvas import Named, Size, Turn, chance, make_sample, named_colour, number, pick
 from nvila.data.corpus.phrasing import phrase
 from nvila.data.corpus.shapes import (
     COLOURS,
@@ -52,7 +52,7 @@ def make_count(rng: np.random.Generator, assets: Assets, split: Split, size: Siz
     target, by, kinds = _crowd(rng, difficulty)
     shapes = scatter(rng, size, kinds, radii_for(size, len(kinds)))
     image, boxes = draw_scene(rng, size, shapes, difficulty)
-    turn = _ask_count(rng, split, kinds, target, by)
+    turn = _ask_count(rng, split, shapes, target, by)
     return make_sample(image, turn, task="count", objects=boxes, ask=by, target=list(target))
 
 
@@ -66,7 +66,7 @@ def make_tally(rng: np.random.Generator, assets: Assets, split: Split, size: Siz
         other = (pick(rng, kinds), pick(rng, COUNTED_BY))
         if not any(by == other[1] and _matches(other[0], target, by) for target, by in asked):
             asked.append(other)
-    turns = [_ask_count(rng, split, kinds, *asked[int(place)]) for place in rng.permutation(len(asked))]
+    turns = [_ask_count(rng, split, shapes, *asked[int(place)]) for place in rng.permutation(len(asked))]
     return make_sample(image, *turns, task="tally", objects=boxes)
 
 
@@ -91,13 +91,15 @@ def _crowd(rng: np.random.Generator, difficulty: float) -> tuple[Kind, str, list
     return target, by, kinds
 
 
-def _ask_count(rng: np.random.Generator, split: Split, kinds: list[Kind], target: Kind, by: str) -> Turn:
-    count = sum(_matches(kind, target, by) for kind in kinds)
+def _ask_count(rng: np.random.Generator, split: Split, shapes: list[Shape], target: Kind, by: str) -> Turn:
+    counted = [item for item in shapes if _matches((item.shape, item.color), target, by)]
+    count = len(counted)
     name = {"shape": target[0], "color": f"{target[1]} shape", "both": f"{target[1]} {target[0]}", "all": "shape"}[by]
     if by in ("color", "all") and chance(rng, 0.3):
         name = name.replace("shape", "object")
     question = phrase(rng, split, "count", things=plural(name))
-    return Turn(question=question, answers=(str(count), *NUMBER_WORDS[count : count + 1]))
+    answers = (str(count), *NUMBER_WORDS[count : count + 1])
+    return Turn(question=question, answers=answers, named=(_named(plural(name), *counted),))
 
 
 def _matches(kind: Kind, target: Kind, by: str) -> bool:
@@ -115,7 +117,8 @@ def make_color(rng: np.random.Generator, assets: Assets, split: Split, size: Siz
 
 def _ask_color(rng: np.random.Generator, split: Split, item: Shape) -> Turn:
     answers = ("gray", "grey") if item.color == "gray" else (item.color,)
-    return Turn(question=phrase(rng, split, "color", shape=item.shape), answers=answers)
+    question = phrase(rng, split, "color", shape=item.shape)
+    return Turn(question=question, answers=answers, named=(_named(item.shape, item),))
 
 
 def make_shape(rng: np.random.Generator, assets: Assets, split: Split, size: Size, difficulty: float) -> Sample:
@@ -127,7 +130,8 @@ def make_shape(rng: np.random.Generator, assets: Assets, split: Split, size: Siz
 
 
 def _ask_shape(rng: np.random.Generator, split: Split, item: Shape) -> Turn:
-    return Turn(question=phrase(rng, split, "shape", color=item.color), answers=(item.shape, item.name))
+    question = phrase(rng, split, "shape", color=item.color)
+    return Turn(question=question, answers=(item.shape, item.name), named=(_named(item.color, item),))
 
 
 def direction_of(first: Shape, second: Shape) -> str | None:
@@ -154,23 +158,28 @@ def make_position(rng: np.random.Generator, assets: Assets, split: Split, size: 
 
 
 def _ask_position(rng: np.random.Generator, split: Split, a: Shape, b: Shape, where: str, ask: str) -> Turn:
-    """A question on where `a` is from `b`; `ask` is relation, neighbour (only two shapes there are) or where."""
+    """A question on where `a` is from `b`; `ask` is relation, neighbour (only `a` lies there) or where."""
     first, second = _refer(rng, a), _refer(rng, b)
+    named = (_named(first, a), _named(second, b))
     if ask == "neighbour":
         question = phrase(rng, split, "neighbour", relation=_relation(rng, where), b=second)
-        return Turn(question=question, answers=(a.name, a.shape))
+        return Turn(question=question, answers=(a.name, a.shape), named=named[1:])
     if ask == "where":
         question = phrase(rng, split, "where", a=first, b=second)
-        return Turn(question=question, answers=(where, f"{RELATIONS[where]} the {second}"))
+        return Turn(question=question, answers=(where, f"{RELATIONS[where]} the {second}"), named=named)
     asked = where if chance(rng, 0.5) else OPPOSITE[where]
     question = phrase(rng, split, "relation", a=first, b=second, relation=_relation(rng, asked))
-    return Turn(question=question, answers=("yes" if asked == where else "no",))
+    return Turn(question=question, answers=("yes" if asked == where else "no",), named=named)
 
 
 def _relation(rng: np.random.Generator, where: str) -> str:
     if where in ("left", "right") and chance(rng, 0.4):
         return f"to the {where} of"
     return RELATIONS[where]
+
+
+def _named(words: str, *shapes: Shape) -> Named:
+    return words, tuple((item.x, item.y) for item in shapes)
 
 
 def _refer(rng: np.random.Generator, item: Shape) -> str:
@@ -212,13 +221,16 @@ def make_place(rng: np.random.Generator, assets: Assets, split: Split, size: Siz
             break
     image, boxes = draw_scene(rng, size, shapes, difficulty)
     turns = []
-    for index in rng.permutation(len(sides))[:4]:
+    for index in rng.permutation(len(sides))[:3]:
         item, ask, side = sides[int(index)]
-        turns.append(Turn(question=phrase(rng, split, ask, thing=_refer(rng, item)), answers=side))
+        thing = _refer(rng, item)
+        turns.append(Turn(question=phrase(rng, split, ask, thing=thing), answers=side, named=(_named(thing, item),)))
     pairs = [(a, b, where) for a, b in permutations(shapes, 2) if (where := direction_of(a, b))]
-    for index in rng.permutation(len(pairs))[:2]:
+    for index in rng.permutation(len(pairs))[:3]:
         first, second, where = pairs[int(index)]
-        turns.append(_ask_position(rng, split, first, second, where, pick(rng, ("relation", "where"))))
+        alone = sum(b == second and side == where for _, b, side in pairs) == 1
+        asks = ("relation", "where", "neighbour") if alone else ("relation", "where")
+        turns.append(_ask_position(rng, split, first, second, where, pick(rng, asks)))
     return make_sample(image, *turns, task="place", objects=boxes)
 
 
@@ -257,14 +269,16 @@ def make_compare(rng: np.random.Generator, assets: Assets, split: Split, size: S
         )
     image, boxes = draw_scene(rng, size, shapes, difficulty)
     answers = (shapes[0].name, shapes[0].shape)
+    named: tuple[Named, ...] = ()
     if ask == "bigger":
+        named = (_named(shapes[0].name, shapes[0]), _named(shapes[1].name, shapes[1]))
         pair = [shapes[0].name, shapes[1].name]
         first, second = pair if chance(rng, 0.5) else pair[::-1]
         word = pick(rng, ("bigger", "larger")) if big else "smaller"
         question = phrase(rng, split, "bigger", bigger=word, a=first, b=second)
     else:
         question = phrase(rng, split, "biggest", biggest=pick(rng, ("biggest", "largest")) if big else "smallest")
-    turn = Turn(question=question, answers=answers)
+    turn = Turn(question=question, answers=answers, named=named)
     return make_sample(image, turn, task="compare", objects=boxes, ask=ask, big=big)
 
 
@@ -277,8 +291,10 @@ def _compare_numbers(rng: np.random.Generator, split: Split, size: Size, difficu
     kinds = []
     for name, count in zip((winner, loser), counts, strict=True):
         kinds += [(pick(rng, SHAPES), name) if by_color else (name, pick(rng, COLOURS)) for _ in range(count)]
-    image, boxes = draw_scene(rng, size, scatter(rng, size, kinds, radii_for(size, len(kinds))), difficulty)
+    shapes = scatter(rng, size, kinds, radii_for(size, len(kinds)))
+    image, boxes = draw_scene(rng, size, shapes, difficulty)
     labels = [f"{name} shapes" if by_color else plural(name) for name in (winner, loser)]
     first, second = labels if chance(rng, 0.5) else labels[::-1]
-    turn = Turn(question=phrase(rng, split, "more", a=first, b=second), answers=(labels[0], winner))
+    named = (_named(labels[0], *shapes[: counts[0]]), _named(labels[1], *shapes[counts[0] :]))
+    turn = Turn(question=phrase(rng, split, "more", a=first, b=second), answers=(labels[0], winner), named=named)
     return make_sample(image, turn, task="compare", objects=boxes, ask="more")
