@@ -23,7 +23,7 @@ def eval(
     ),
     out: Path | None = typer.Option(None, help="Write scores, seed, hardware, versions and mistakes here as JSON."),
     card: Path | None = typer.Option(None, help="Write the model card with these scores here (README.md)."),
-    recipe: str = typer.Option("recipes/mini/first.toml", help="The recipe that the card names."),
+    recipe: str = typer.Option("recipes/mini/second.toml", help="The recipe that the card names."),
 ) -> None:
     """Score a model on held-out tasks."""
     from nvila.eval.tasks import choose_tasks

@@ -92,10 +92,10 @@ def model_card(
         "---",
         f"# {name}",
         "",
-        f"A small NVILA of {num_parameters / 1e6:.1f} million parameters, trained from nothing by "
-        f"`nvila train {recipe}` on generated pictures and clips: rendered text, named pictures such as emoji and "
-        "flags, coloured shapes, simple charts, moving shapes. That is what it was shown, not what it masters: the "
-        "table below says how often it is right, and whether that is as often as was aimed for.",
+        f"A small NVILA of {num_parameters / 1e6:.1f} million parameters, trained by `nvila train {recipe}` (it says "
+        "what it starts from) on generated pictures and clips: rendered text, named pictures such as emoji and flags, "
+        "coloured shapes, simple charts, moving shapes. That is what it was shown, not what it masters: the table "
+        "below says how often it is right, and whether that is as often as was aimed for.",
         "",
         "## What it is not",
         "It has seen no photographs and no handwriting, knows nothing of the world beyond its pictures' names, and "

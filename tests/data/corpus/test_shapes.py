@@ -22,8 +22,8 @@ def seen_shapes(sample: Sample) -> list[Seen]:
     """(shape, colour, box) of everything in the picture, by the dense labels."""
     labels = [item.label.split(":") for item in sample.objects]
     boxes = [item.box for item in sample.objects]
-    assert [kind for kind, _ in labels] == ["shape", "color"] * (len(labels) // 2)
-    return [(labels[i][1], labels[i + 1][1], boxes[i]) for i in range(0, len(labels), 2)]
+    assert [kind for kind, _ in labels] == ["shape", "color", "middle"] * (len(labels) // 3)
+    return [(labels[i][1], labels[i + 1][1], boxes[i]) for i in range(0, len(labels), 3)]
 
 
 def centre_colour(frame: np.ndarray, box: tuple[float, float, float, float]) -> str:

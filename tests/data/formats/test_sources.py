@@ -232,6 +232,20 @@ def test_shards_by_folder_glob_and_braces_are_one_source(tmp_path: Path) -> None
         source[6]
 
 
+def test_a_folder_without_data_of_its_own_stands_for_those_below(tmp_path: Path) -> None:
+    for number, side in enumerate(("a/deep", "b")):
+        (tmp_path / "set" / side).mkdir(parents=True)
+        write_lines(tmp_path / "set" / side / "part.jsonl", [record(number)])
+    (tmp_path / "set/manifest.json").write_text("{}", encoding="utf-8")
+    memory = fsspec.filesystem("memory")
+    memory.put(str(tmp_path / "set"), "/below", recursive=True)
+    for path in (str(tmp_path / "set"), "memory://below"):
+        assert answers(open_source(path)) == expected(2)
+    memory.rm("/below", recursive=True)
+    write_lines(tmp_path / "set/own.jsonl", [record(7)])
+    assert len(open_source(str(tmp_path / "set"))) == 1
+
+
 def test_folder_of_two_kinds_and_paths_to_nothing(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no file there"):
         open_source(str(tmp_path))

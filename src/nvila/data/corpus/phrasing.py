@@ -169,7 +169,10 @@ _RAW: dict[str, str] = {
     "|Compared to the {b}, where is the {a}?|Say where the {a} is as seen from the {b}."
     "|The {a}: where is it from the {b}?|Is the {a} on the left, on the right, above or below, seen from the {b}?"
     "|Can you tell where the {a} is from the {b}?|Standing at the {b}, which way is the {a}?"
-    "|If I go from the {b} to the {a}, which way do I go?|Where is the {a} in relation to the {b}?",
+    "|If I go from the {b} to the {a}, which way do I go?|Where is the {a} in relation to the {b}?"
+    "|Which direction do I look from the {b} to see the {a}?|Going from the {b}, which way to the {a}?"
+    "|To someone at the {b}, where is the {a}?|Looking out from the {b}, what direction is the {a} in?"
+    "|Which way must I look from the {b} for the {a}?|Beside the {b}, to which side is the {a}?",
     "place_across": "Is the {thing} left or right?|Is the {thing} on the left or on the right?"
     "|left or right: the {thing}|On which side is the {thing}, left or right?"
     "|Which side is the {thing} on, left or right?|Is the {thing} in the left half or the right half?"

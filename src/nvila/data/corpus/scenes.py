@@ -57,12 +57,12 @@ def make_count(rng: np.random.Generator, assets: Assets, split: Split, size: Siz
 
 
 def make_tally(rng: np.random.Generator, assets: Assets, split: Split, size: Size, difficulty: float) -> Sample:
-    """Counting as in `count`, two to four different questions about one picture."""
+    """Counting as in `count`, up to seven different questions about one picture."""
     target, by, kinds = _crowd(rng, difficulty)
     shapes = scatter(rng, size, kinds, radii_for(size, len(kinds)))
     image, boxes = draw_scene(rng, size, shapes, difficulty)
     asked = [(target, by)]
-    for _ in range(number(rng, 1, 3)):
+    for _ in range(number(rng, 3, 6)):
         other = (pick(rng, kinds), pick(rng, COUNTED_BY))
         if not any(by == other[1] and _matches(other[0], target, by) for target, by in asked):
             asked.append(other)

@@ -26,6 +26,9 @@ from nvila.types import LabelledBox
 SHAPES = ("circle", "square", "triangle", "star", "heart", "cross", "diamond")
 COLOURS = tuple(NAMED_COLOURS)
 SUPERSAMPLE = 2
+MIDDLE = 0.5
+"""Half the side in pixels of the box about a shape's middle, which nearly always lies in one patch."""
+MIDDLE_LABEL = "middle:shape"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,11 +49,19 @@ class Shape:
         return f"{self.color} {self.shape}"
 
     def boxes(self, size: Size) -> list[LabelledBox]:
-        """The shape's two labels with its box, clipped to the picture."""
+        """The shape's two labels with its box, clipped to the picture, and a label for its middle alone.
+
+        The middle is what tells two shapes that lie side by side from a large one.
+        """
         reach = self.radius * (0.8 if self.shape == "square" else 1.0)
         left, top = max(0.0, self.x - reach), max(0.0, self.y - reach)
         box = (left, top, min(float(size[0]), self.x + reach), min(float(size[1]), self.y + reach))
-        return [LabelledBox(label=f"shape:{self.shape}", box=box), LabelledBox(label=f"color:{self.color}", box=box)]
+        middle = (self.x - MIDDLE, self.y - MIDDLE, self.x + MIDDLE, self.y + MIDDLE)
+        return [
+            LabelledBox(label=f"shape:{self.shape}", box=box),
+            LabelledBox(label=f"color:{self.color}", box=box),
+            LabelledBox(label=MIDDLE_LABEL, box=middle),
+        ]
 
 
 def _ring(num: int, radius: float, turn: float) -> list[tuple[float, float]]:

@@ -13,7 +13,7 @@ from nvila.data.corpus.charts import BAR_ROLES
 from nvila.data.corpus.concepts import accepted_names
 from nvila.data.corpus.phrasing import phrasing_tasks, phrasings
 from nvila.data.corpus.scenes import NUMBER_WORDS, RELATIONS, plural
-from nvila.data.corpus.shapes import COLOURS, SHAPES
+from nvila.data.corpus.shapes import COLOURS, MIDDLE_LABEL, SHAPES
 
 ANSWER_WORDS = ("yes", "no", "left", "right", "up", "down", "above", "below", "shapes", "objects", "shape", "object")
 QUESTION_WORDS = (
@@ -23,11 +23,11 @@ QUESTION_WORDS = (
 
 
 def dense_labels(assets: Assets) -> list[str]:
-    """Every label that `Sample.objects` may carry: characters, names, shapes, colours, what a bar is."""
+    """Every label that `Sample.objects` may carry: characters, names, shapes, colours, what a bar is, middles."""
     characters = [f"char:{chr(code)}" for code in range(33, 127)]
     names = [f"name:{concept}" for concept in assets.concepts]
     shapes = [*(f"shape:{name}" for name in SHAPES), *(f"color:{name}" for name in COLOURS)]
-    return [*characters, *names, *shapes, *(f"bar:{role}" for role in BAR_ROLES)]
+    return [*characters, *names, *shapes, *(f"bar:{role}" for role in BAR_ROLES), MIDDLE_LABEL]
 
 
 def tokenizer_words(assets: Assets) -> list[str]:

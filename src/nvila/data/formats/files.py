@@ -17,6 +17,8 @@ import fsspec
 from nvila.errors import DataError
 
 SUFFIXES = (".jsonl", ".json", ".parquet", ".arrow", ".tar")
+MANIFEST = "manifest.json"
+"""What a folder of data says of itself; never data."""
 _GLOB = set("*?[")
 
 
@@ -84,7 +86,8 @@ class DataFile:
 def find_files(path: str) -> list[DataFile]:
     """The data files that `path` stands for: a file, a folder, a glob, a brace pattern, or an fsspec URL of these.
 
-    Files of a folder or a glob are in the order of their names. Raises DataError when there is none, when a suffix is
+    A folder stands for the files in it or, where it has none of its own, for those of all folders below. Files of a
+    folder or a glob are in the order of their names. Raises DataError when there is none, when a suffix is
     not known, and when a folder mixes kinds.
     """
     found: list[DataFile] = []
@@ -115,8 +118,10 @@ def _expand_braces(path: str) -> list[str]:
 
 def _local(path: str) -> list[DataFile]:
     if os.path.isdir(path):
-        names = [entry.path for entry in os.scandir(path) if entry.is_file()]
-        return _of_one_kind(path, [DataFile(path=name) for name in names])
+        files = [DataFile(path=entry.path) for entry in os.scandir(path) if entry.is_file()]
+        if not any(_is_data(file) for file in files):
+            files = [DataFile(path=os.path.join(top, name)) for top, _, names in os.walk(path) for name in names]
+        return _of_one_kind(path, files)
     if os.path.exists(path):
         return [DataFile(path=path)]
     if _GLOB & set(path):
@@ -130,8 +135,10 @@ def _remote(url: str) -> list[DataFile]:
         if _GLOB & set(path):
             return _of_one_kind(url, [DataFile(path=name, fs=fs) for name in fs.glob(path)])
         if fs.isdir(path):
-            entries = fs.ls(path, detail=True)
-            return _of_one_kind(url, [DataFile(path=e["name"], fs=fs) for e in entries if e["type"] == "file"])
+            files = [DataFile(path=e["name"], fs=fs) for e in fs.ls(path, detail=True) if e["type"] == "file"]
+            if not any(_is_data(file) for file in files):
+                files = [DataFile(path=name, fs=fs) for name in fs.find(path)]
+            return _of_one_kind(url, files)
         if not fs.exists(path):
             raise DataError(f"{url}: no such file or folder in the store; check the URL")
     except (OSError, ImportError) as error:
@@ -143,9 +150,13 @@ def _remote(url: str) -> list[DataFile]:
     return [DataFile(path=path, fs=fs)]
 
 
+def _is_data(file: DataFile) -> bool:
+    return file.suffix in SUFFIXES and not file.name.startswith(".") and file.name != MANIFEST
+
+
 def _of_one_kind(path: str, files: Iterable[DataFile]) -> list[DataFile]:
-    """The data files among `files`, sorted. JSON files beside others describe them (manifests) and do not count."""
-    known = [file for file in files if file.suffix in SUFFIXES and not file.name.startswith(".")]
+    """The data files among `files`, sorted. JSON files beside others describe them and do not count."""
+    known = [file for file in files if _is_data(file)]
     kinds = {file.suffix for file in known}
     if len(kinds) > 1:
         kinds.discard(".json")
