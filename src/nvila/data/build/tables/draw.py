@@ -21,6 +21,8 @@ from nvila.types import LabelledBox
 _COLOURS = ("red", "blue", "green", "orange", "purple", "brown", "pink", "gray", "black")
 _MAPS = ("tab10", "Set2", "Dark2", "Paired", "Accent", "viridis", "plasma", "cividis", "coolwarm", "Pastel1")
 _FONTS = ("DejaVu Sans", "DejaVu Sans", "DejaVu Serif", "DejaVu Sans Mono", "STIXGeneral")
+LEAST_CONTRAST = 45
+"""Least difference in luminance (0..255) between a mark and the paper."""
 LETTER = 0.62
 """Width of a letter in font sizes, on the safe side."""
 
@@ -97,21 +99,26 @@ def _light(rng: np.random.Generator) -> Colour:
 
 
 def _palette(rng: np.random.Generator, paper: Colour) -> tuple[tuple[Colour, ...], tuple[str, ...] | None]:
+    """Colours that stand out from the paper, and their names where they are plain named colours."""
+    apart = [name for name in _COLOURS if _stands_out(NAMED_COLOURS[name], paper)]
+    names = tuple(apart[int(place)] for place in rng.permutation(len(apart)))
+    named = tuple(NAMED_COLOURS[name] for name in names)
     if chance(rng, 0.55):
-        apart = [name for name in _COLOURS if abs(luminance(NAMED_COLOURS[name]) - luminance(paper)) > 45]
-        names = tuple(apart[int(place)] for place in rng.permutation(len(apart)))
-        return tuple(NAMED_COLOURS[name] for name in names), names
+        return named, names
     import matplotlib
 
     colour_map = matplotlib.colormaps[pick(rng, _MAPS)]
     steps = np.arange(8) if colour_map.N < 32 else (0.1, 0.9, 0.5, 0.3, 0.7)
-    rows = [tuple(int(255 * part) for part in colour_map(step)[:3]) for step in steps]
-    apart_rows = [
-        row for row in dict.fromkeys(rows) if abs(luminance((row[0], row[1], row[2])) - luminance(paper)) > 25
-    ]
-    if len(apart_rows) < 3:
-        return tuple(NAMED_COLOURS[name] for name in ("blue", "orange", "green")), ("blue", "orange", "green")
-    return tuple((row[0], row[1], row[2]) for row in apart_rows), None
+    found: list[Colour] = []
+    for step in steps:
+        red, green, blue = (int(255 * part) for part in colour_map(step)[:3])
+        if (red, green, blue) not in found and _stands_out((red, green, blue), paper):
+            found.append((red, green, blue))
+    return (tuple(found), None) if len(found) >= 3 else (named, names)
+
+
+def _stands_out(colour: Colour, paper: Colour) -> bool:
+    return abs(luminance(colour) - luminance(paper)) > LEAST_CONTRAST
 
 
 def escape(text: str) -> str:
