@@ -7,7 +7,7 @@ for the training step a row of one sample that fills it. The training step is a 
 divided by `--shrink` so that it runs on a CPU; the tower's work is the same in all ways and left out. The last line is
 JSON.
 
-    python benchmarks/bench_packing.py [--quick] [--device cuda] [--attention sdpa] [--shrink 8] [--step-samples 600]
+    python benchmarks/bench_packing.py [--quick] [--device cuda] [--attention sdpa] [--shrink 8] [--step-samples 120]
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--attention", default="sdpa")
     parser.add_argument("--shrink", type=int, default=8, help="divides every length of the training step")
-    parser.add_argument("--step-samples", type=int, default=600, help="samples that the training steps see")
+    parser.add_argument("--step-samples", type=int, default=120, help="samples that the training steps see")
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     options.step_samples = 60 if options.quick else options.step_samples
