@@ -94,13 +94,14 @@ class SampleEncoder:
         named: list[int] = []
         cells = [np.zeros((0, NUM_CELLS), dtype=np.bool_)]
         things = sample.meta.get("named", ())
+        medium_px = medium_size(medium)
         for number, (question, answer) in enumerate(turns):
             prompt = self._tokenize(f"{question}<|im_end|>\n<|im_start|>assistant\n")
             before = self._tokenize(f"\n{opening}") if number else ()
             prompt = (*before, *prompt)
             for words, points in things[number] if number < len(things) else ():
                 named.append(len(input_ids) + len(before) + self._last_token(question, words))
-                cells.append(shown_cells(points, medium_size(medium))[None])
+                cells.append(shown_cells(points, medium_px)[None])
             answer_ids = spell(answer) if spell_answer else self._tokenize(answer)
             target = [*answer_ids, self.end_id]
             input_ids += [*prompt, *target]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import tarfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from tests.data.build.reading import records
 from tests.data.build.stand_in import FPS, StandIn
 
 from nvila.data.build.builder import build_corpus, shard_tasks
@@ -33,14 +33,6 @@ def files(out: Path) -> dict[str, bytes]:
         for path in sorted(out.rglob("*"))
         if path.is_file() and ".build" not in path.parts
     }
-
-
-def records(out: Path, split: str = "train") -> list[dict[str, Any]]:
-    found = []
-    for shard in sorted((out / split).glob("*.tar")):
-        with tarfile.open(shard) as tar:
-            found += [json.load(tar.extractfile(name)) for name in tar.getnames() if name.endswith(".json")]  # type: ignore[arg-type]
-    return found
 
 
 def test_workers_and_a_kill_in_the_middle_change_no_byte(tmp_path: Path, folder: BuildFolder) -> None:

@@ -8,9 +8,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from tests.data.build.reading import draw, image_of, text_of
 
 from nvila.errors import DataError
-from nvila.types import ImagePart, Sample, TextPart
+from nvila.types import Sample
 
 pytest.importorskip("pypdfium2")
 
@@ -94,22 +95,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 
 def _turns(sample: Sample) -> list[tuple[str, str]]:
     questions, answers = sample.messages[::2], sample.messages[1::2]
-    return [(_text(asked), _text(told)) for asked, told in zip(questions, answers, strict=True)]
-
-
-def _text(message: object) -> str:
-    return next(part.text for part in message.content if isinstance(part, TextPart))  # type: ignore[attr-defined]
-
-
-def _image(sample: Sample) -> np.ndarray:
-    part = sample.messages[0].content[0]
-    assert isinstance(part, ImagePart)
-    return np.asarray(part.image)
-
-
-def _draw(written: SimpleNamespace, seed: int) -> Sample:
-    units = written.material.units
-    return written.material.make(np.random.default_rng(seed), units[seed % len(units)], units)
+    return [(text_of(asked), text_of(told)) for asked, told in zip(questions, answers, strict=True)]
 
 
 def _in_pixels(sample: Sample, x: float, y: float) -> tuple[float, float]:
@@ -132,7 +118,7 @@ def _lines_in(sample: Sample, lines: list[Placed], box: tuple[float, ...]) -> li
 def _pixel_box(sample: Sample, text: str) -> tuple[float, ...]:
     found = re.search(r"\[(\d+), (\d+), (\d+), (\d+)\]", text)
     assert found, text
-    height, width, _ = _image(sample).shape
+    height, width, _ = image_of(sample).shape
     sides = (width, height, width, height)
     return tuple(int(part) / 1000 * side for part, side in zip(found.groups(), sides, strict=True))
 
@@ -200,7 +186,7 @@ def _check_contents(texts: list[str], question: str, answer: str) -> None:
 def test_answers_agree_with_what_was_written(written: SimpleNamespace) -> None:
     seen: set[str] = set()
     for seed in range(110):
-        sample = _draw(written, seed)
+        sample = draw(written.material, seed)
         lines = written.truth[sample.meta["unit"]][sample.meta["page"]]
         turns = _turns(sample)
         assert 2 <= len(turns) <= 5
@@ -212,8 +198,8 @@ def test_answers_agree_with_what_was_written(written: SimpleNamespace) -> None:
 
 def test_boxes_lie_on_ink_and_pictures_have_a_sensible_size(written: SimpleNamespace) -> None:
     for seed in range(60):
-        sample = _draw(written, seed)
-        pixels = _image(sample)
+        sample = draw(written.material, seed)
+        pixels = image_of(sample)
         assert min(pixels.shape[:2]) >= 112
         assert max(pixels.shape[:2]) <= 1344
         for item in sample.objects:
@@ -224,9 +210,9 @@ def test_boxes_lie_on_ink_and_pictures_have_a_sensible_size(written: SimpleNames
 
 def test_the_same_seed_gives_the_same_picture_and_text(written: SimpleNamespace) -> None:
     for seed in range(8):
-        first, second = _draw(written, seed), _draw(written, seed)
+        first, second = draw(written.material, seed), draw(written.material, seed)
         assert _turns(first) == _turns(second)
-        assert np.array_equal(_image(first), _image(second))
+        assert np.array_equal(image_of(first), image_of(second))
 
 
 def test_words_that_are_not_there_come_from_the_same_side_only(written: SimpleNamespace) -> None:

@@ -237,13 +237,17 @@ def test_colours_are_seen_inside_the_boxes_and_vivid_ones_only_there(samples: li
     assert checked > 40
 
 
+def _room(style: str) -> Room:
+    return Room(
+        floor=(200, 200, 200), other=(180, 180, 180), style=style, tile=0.5, wall=-9.0, wall_colour=(220, 220, 220),
+        light=(0.3, 1.0, 0.4),
+    )  # fmt: skip
+
+
 def test_hidden_shares_agree_with_two_boxes_in_line() -> None:
     """A box straight behind an equal one is mostly hidden; beside it, it is not."""
     mesh = _unit_box()
-    room = Room(
-        floor=(200, 200, 200), other=(180, 180, 180), style="checks", tile=0.5, wall=-9.0, wall_colour=(220, 220, 220),
-        light=(0.3, 1.0, 0.4),
-    )  # fmt: skip
+    room = _room("checks")
     camera = Camera(place=(0.0, 1.0, 6.0), pitch=0.1, focal=1.0, size=(224, 208))
     behind = [Thing(mesh=mesh, x=0.0, z=0.0, yaw=0.0), Thing(mesh=mesh, x=0.0, z=-2.0, yaw=0.0)]
     beside = [behind[0], Thing(mesh=mesh, x=2.0, z=-2.0, yaw=0.0)]
@@ -256,10 +260,7 @@ def test_hidden_shares_agree_with_two_boxes_in_line() -> None:
 
 def test_projection_agrees_with_what_is_seen() -> None:
     mesh = _unit_box()
-    room = Room(
-        floor=(200, 200, 200), other=(180, 180, 180), style="plain", tile=0.5, wall=-9.0, wall_colour=(220, 220, 220),
-        light=(0.3, 1.0, 0.4),
-    )  # fmt: skip
+    room = _room("plain")
     camera = Camera(place=(0.5, 2.0, 5.0), pitch=0.3, focal=1.2, size=(256, 208))
     thing = Thing(mesh=mesh, x=0.3, z=0.2, yaw=0.4)
     rows, columns = np.nonzero(render(Stage([thing]), camera, room).owner_HW == 0)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import tarfile
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import pytest
+from tests.data.build.reading import records
 
 from nvila.data.build.plan import load_plan
 from nvila.data.check import check_data
@@ -24,14 +23,6 @@ FREE = re.compile(
 )
 
 
-def records(split: str) -> list[dict[str, Any]]:
-    found = []
-    for shard in sorted((CORPUS / split).glob("*.tar")):
-        with tarfile.open(shard) as tar:
-            found += [json.load(tar.extractfile(name)) for name in tar.getnames() if name.endswith(".json")]  # type: ignore[arg-type]
-    return found
-
-
 def test_it_is_small_and_every_shard_is_the_one_of_the_manifest() -> None:
     shards = {str(path.relative_to(CORPUS)): path for path in CORPUS.rglob("*.tar")}
     assert sum(path.stat().st_size for path in shards.values()) <= LIMIT_BYTES
@@ -43,7 +34,7 @@ def test_it_is_small_and_every_shard_is_the_one_of_the_manifest() -> None:
 def test_it_holds_what_its_plan_and_its_manifest_say() -> None:
     plan = load_plan("small")
     assert set(MANIFEST["families"]) == set(plan.families)
-    every = [*records("train"), *records("heldout")]
+    every = [*records(CORPUS, "train"), *records(CORPUS, "heldout")]
     assert len(every) == MANIFEST["total"]["samples"] == sum(s.train + s.heldout for s in plan.families.values())
     assert sum(len(record["answers"]) for record in every) == MANIFEST["total"]["questions"]
 
@@ -56,7 +47,9 @@ def test_no_sample_has_a_problem() -> None:
 
 
 def test_no_unit_is_on_both_sides() -> None:
-    sides = [{(record["source"], record["unit"]) for record in records(split)} for split in ("train", "heldout")]
+    sides = [
+        {(record["source"], record["unit"]) for record in records(CORPUS, split)} for split in ("train", "heldout")
+    ]
     assert sides[0]
     assert sides[1]
     assert not sides[0] & sides[1]
@@ -70,7 +63,7 @@ def test_all_of_it_may_be_passed_on() -> None:
         unused = {"openmoji"} if "*/naming/*" in family["skip_units"] else set()
         for package in family["packages"]:
             assert package["name"] in unused or FREE.search(package["licence"]), (name, package)
-    for record in records("train"):
+    for record in records(CORPUS, "train"):
         if record["source"] == "furniture":
             assert record["meta"]["makers"], "CC-BY wants the makers named"
 

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.data.build.reading import draw, image_of, text_of
 
 from nvila.errors import DataError
-from nvila.types import ImagePart, Sample, TextPart
+from nvila.types import Sample
 
 pytest.importorskip("matplotlib")
 
@@ -103,22 +104,7 @@ def _write_csv(path: Path, columns: dict[str, list[Any]]) -> None:
 
 def _turns(sample: Sample) -> list[tuple[str, str]]:
     questions, answers = sample.messages[::2], sample.messages[1::2]
-    return [(_text(asked), _text(told)) for asked, told in zip(questions, answers, strict=True)]
-
-
-def _text(message: Any) -> str:
-    return next(part.text for part in message.content if isinstance(part, TextPart))
-
-
-def _image(sample: Sample) -> np.ndarray:
-    part = sample.messages[0].content[0]
-    assert isinstance(part, ImagePart)
-    return np.asarray(part.image)
-
-
-def _draw(made: SimpleNamespace, seed: int) -> Sample:
-    units = made.material.units
-    return made.material.make(np.random.default_rng(seed), units[seed % len(units)], units)
+    return [(text_of(asked), text_of(told)) for asked, told in zip(questions, answers, strict=True)]
 
 
 def _shown_name(name: str) -> str:
@@ -296,7 +282,7 @@ def _check_grid(shows: dict[str, Any], kind: str, question: str, answer: str, ti
 def test_answers_agree_with_the_tables(made: SimpleNamespace) -> None:
     seen: set[str] = set()
     for seed in range(110):
-        sample = _draw(made, seed)
+        sample = draw(made.material, seed)
         turns = _turns(sample)
         assert 2 <= len(turns) <= 5
         _check_source(made.truth[sample.meta["table"]], sample.meta["chart"], sample.meta["shows"])
@@ -309,7 +295,7 @@ def test_answers_agree_with_the_tables(made: SimpleNamespace) -> None:
 def test_bars_are_as_long_as_their_values_and_can_be_seen(made: SimpleNamespace) -> None:
     checked = 0
     for seed in range(200, 260):
-        sample = _draw(made, seed)
+        sample = draw(made.material, seed)
         if sample.meta["chart"] != "bars":
             continue
         boxes, values = [item.box for item in sample.objects], sample.meta["shows"]["values"][0]
@@ -319,7 +305,7 @@ def test_bars_are_as_long_as_their_values_and_can_be_seen(made: SimpleNamespace)
             (box[sides[1]] - box[sides[0]]) / value for box, value in zip(boxes, values, strict=True) if value > 0
         ]
         assert np.allclose(per_unit, per_unit[0], rtol=0.01)
-        pixels = _image(sample).astype(int)
+        pixels = image_of(sample).astype(int)
         tallest = boxes[int(np.argmax(values))]
         middle = pixels[round((tallest[1] + tallest[3]) / 2), round((tallest[0] + tallest[2]) / 2)]
         assert np.abs(middle - pixels[1, 1]).sum() > 40
@@ -329,15 +315,15 @@ def test_bars_are_as_long_as_their_values_and_can_be_seen(made: SimpleNamespace)
 
 def test_the_same_seed_gives_the_same_picture_and_text(made: SimpleNamespace) -> None:
     for seed in range(12):
-        first, second = _draw(made, seed), _draw(made, seed)
+        first, second = draw(made.material, seed), draw(made.material, seed)
         assert _turns(first) == _turns(second)
-        assert np.array_equal(_image(first), _image(second))
+        assert np.array_equal(image_of(first), image_of(second))
 
 
 def test_pictures_have_a_sensible_size_and_speak_of_their_unit_only(made: SimpleNamespace) -> None:
     for seed in range(40):
-        sample = _draw(made, seed)
-        height, width, _ = _image(sample).shape
+        sample = draw(made.material, seed)
+        height, width, _ = image_of(sample).shape
         assert min(height, width) >= 112
         assert max(height, width) <= 1344
         text = " ".join(f"{question} {answer}" for question, answer in _turns(sample))

@@ -1,6 +1,6 @@
 """The three demo inputs shipped in the package: a sign, a picture and a clip, made from held-out material.
 
-`python -m nvila.data.corpus.samples DEST` makes them anew from the corpus assets. The sign's words and font and
+`python -m nvila.data.corpus.samples DEST` makes them anew from the corpus assets. The sign's word and font and
 the picture's rendering are ones that training never shows.
 """
 
@@ -20,7 +20,7 @@ from nvila.data.corpus.shapes import Shape, draw_shapes
 from nvila.data.corpus.splits import word_split
 from nvila.errors import DataError
 
-SIGN_WORDS = ("OPEN",)
+SIGN_WORD = "OPEN"
 PICTURE_CONCEPT = "penguin"
 CLIP_SIZE: Size = (224, 224)
 NUM_CLIP_FRAMES = 16
@@ -36,9 +36,8 @@ def write_samples(dest: Path, assets: Assets) -> None:
 
 def draw_sign(assets: Assets, size: Size = (224, 112)) -> Image.Image:
     """A green board with white letters, in the held-out superfamily `noto`."""
-    for word in SIGN_WORDS:
-        if word_split(word) != "heldout":
-            raise DataError(f"sign word {word!r} is not held out; choose another")
+    if word_split(SIGN_WORD) != "heldout":
+        raise DataError(f"sign word {SIGN_WORD!r} is not held out; choose another")
     groups = [group for group in assets.superfamilies("heldout") if group[0].superfamily == "noto"]
     if not groups:
         raise DataError("the held-out superfamily 'noto' is not among the assets; make them with: nvila data assets")
@@ -47,10 +46,9 @@ def draw_sign(assets: Assets, size: Size = (224, 112)) -> Image.Image:
     draw = ImageDraw.Draw(image)
     draw.rounded_rectangle((6, 10, size[0] - 7, size[1] - 11), radius=8, fill=(20, 105, 60), outline="white", width=3)
     mask_HW = np.zeros((size[1], size[0]), dtype=np.uint8)
-    text = " ".join(SIGN_WORDS)
-    face = next(face for px in range(40, 8, -2) if (face := assets.face(font, px)).width(text) <= size[0] - 44)
-    left = (size[0] - face.width(text)) / 2
-    face.draw(mask_HW, text, left, size[1] // 2 + round(0.36 * face.size))
+    face = next(face for px in range(40, 8, -2) if (face := assets.face(font, px)).width(SIGN_WORD) <= size[0] - 44)
+    left = (size[0] - face.width(SIGN_WORD)) / 2
+    face.draw(mask_HW, SIGN_WORD, left, size[1] // 2 + round(0.36 * face.size))
     paint(image, mask_HW, (255, 255, 255))
     return image
 
