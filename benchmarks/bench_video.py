@@ -20,6 +20,7 @@ import platform
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from fractions import Fraction
 from pathlib import Path
@@ -30,7 +31,8 @@ import numpy as np
 from PIL import Image
 
 from nvila.processing.media import Reading, Sampling, load_clip
-from nvila.processing.packets import plan_runs, read_packets
+from nvila.processing.packets import PacketTable, Run, plan_runs, read_packets
+from nvila.processing.planned import split_runs
 
 RATE = 25
 SEED = 0
@@ -110,29 +112,30 @@ def sample_with_decord(path: Path, k: int, threads: int) -> list[Image.Image]:
 
 
 def ceiling_seconds(path: Path, k: int, threads: int) -> float:
-    """Seconds of reading all packets, and of decoding the planned ones without converting any."""
+    """Seconds of reading all packets, and of decoding the planned ones, in as many decoders as threads, without
+    converting any."""
     began = time.perf_counter()
     with av.open(str(path)) as container:
         table, _ = read_packets(container, container.streams.video[0], name=str(path), keep_broken=False)
-    taken = time.perf_counter() - began
     assert table is not None
     wanted = [table.shown[index] for index in evenly(len(table.shown), k)]
+    shares = split_runs(plan_runs(table, wanted, can_seek=True), threads)
+    with ThreadPoolExecutor(len(shares)) as pool:
+        list(pool.map(lambda share: decode_share(path, table, share, threads // len(shares)), shares))
+    return time.perf_counter() - began
+
+
+def decode_share(path: Path, table: PacketTable, runs: list[Run], threads: int) -> None:
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         codec = stream.codec_context
         codec.thread_type, codec.thread_count = "AUTO", threads
-        for run in plan_runs(table, wanted, can_seek=True):
+        for run in runs:
             container.seek(table.dts[run.first], stream=stream)
-            packets = zip(range(run.first, run.last + 1), container.demux(stream), strict=False)
-            for row, packet in packets:
+            for row, packet in zip(range(run.first, run.last + 1), container.demux(stream), strict=False):
                 codec.skip_frame = "DEFAULT" if row in run.wanted else "NONREF"
-                began = time.perf_counter()
                 codec.decode(packet)
-                taken += time.perf_counter() - began
-            began = time.perf_counter()
             codec.decode(None)
-            taken += time.perf_counter() - began
-    return taken
 
 
 def best_seconds(ways: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:

@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 from tests.clip_files import packets_of, plainly_decoded, write_stream
 
-from nvila.processing import decode
+from nvila.processing import decode, planned
 from nvila.processing.media import Reading, Sampling, load_clip
+from nvila.processing.packets import Run
 
 SUFFIXES = {
     "libx264": ("mp4", "mkv", "mov", "ts", "avi", "flv"),
@@ -95,3 +96,33 @@ def test_files_that_were_streamed(name: str, tmp_path: Path, monkeypatch: pytest
         assert packets_of(path)[0].pts is None
     for count in (1, 3, 8, 40):
         check_all(path, every, Sampling(num_frames=count), Reading())
+
+
+@pytest.mark.parametrize("as_bytes", [False, True])
+def test_runs_far_apart_are_decoded_side_by_side(
+    as_bytes: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"x264-params": "keyint=40:bframes=2"}
+    path = write_stream(tmp_path / "long.mp4", "libx264", options=options, num_frames=240)
+    every = [frame.to_image() for frame in plainly_decoded(path)]
+    threads = []
+
+    def spy(source: Any) -> Any:
+        threads.append(source.reading.threads)
+        return decode.open_video(source)
+
+    monkeypatch.setattr(planned, "open_video", spy)
+    clip = load_clip(
+        path.read_bytes() if as_bytes else path, sampling=Sampling(num_frames=5), reading=Reading(threads=4)
+    )
+    assert clip.indices == [0, 60, 120, 179, 239]
+    assert all(np.array_equal(frame, every[i]) for frame, i in zip(clip.frames, clip.indices, strict=True))
+    assert threads == [2, 2]  # some 85 packets: enough for two decoders, which share the four threads
+
+
+def test_shares_of_runs_are_even() -> None:
+    runs = [Run(first=first, last=last, wanted=frozenset({last})) for first, last in ((0, 99), (200, 239), (400, 459))]
+    assert planned.split_runs(runs, 2) == [[runs[0]], [runs[2], runs[1]]]
+    assert planned.split_runs(runs, 1) == [[runs[0], runs[2], runs[1]]]
+    assert planned.split_runs(runs[1:2], 2) == [[runs[1]]]
+    assert planned.split_runs([], 2) == [[]]
