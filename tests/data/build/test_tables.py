@@ -21,7 +21,9 @@ from nvila.types import Sample
 
 pytest.importorskip("matplotlib")
 
+from nvila.data.build import tables
 from nvila.data.build.tables import FAMILY, TableMaterial
+from nvila.data.build.tables.draw import NoRoomError, Painter, random_style
 from nvila.data.build.tables.frames import Made, read_frame, read_inert
 from nvila.data.build.tables.prepare import clean_table, prepare, unit_names
 
@@ -311,6 +313,22 @@ def test_bars_are_as_long_as_their_values_and_can_be_seen(made: SimpleNamespace)
         assert np.abs(middle - pixels[1, 1]).sum() > 40
         checked += 1
     assert checked >= 5
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_chart_whose_labels_leave_no_room_is_not_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    style = random_style(np.random.default_rng(0), "")
+    painter = Painter()
+    axes = painter.start(style)
+    axes.set_yticks([0.5], ["a name that is far too long for the picture " * 5])
+    with pytest.raises(NoRoomError):
+        painter.finish(axes, style, None, None)
+
+    def crowded(*_: object) -> None:
+        raise NoRoomError
+
+    monkeypatch.setattr(tables, "_draw_categories", crowded)
+    assert tables.draw(np.random.default_rng(0), painter, SimpleNamespace(), "bars") is None
 
 
 def test_the_same_seed_gives_the_same_picture_and_text(made: SimpleNamespace) -> None:

@@ -23,10 +23,9 @@ _BLOCK_BYTES = 1 << 22
 _LONGEST_RECORD = 1 << 28
 """Characters after which an element that does not end is taken for damage, not for a long record."""
 _BOM = b"\xef\xbb\xbf"
-_NEWLINE = ord("\n")
 _LINES, _LIST, _NAMED, _SINGLE = range(4)
 _SPACE = " \t\r\n"
-_SPACE_BYTES = np.frombuffer(_SPACE.encode(), dtype=np.uint8)
+_SPACE_BYTES = _SPACE.encode()
 
 
 class JsonStore:
@@ -114,14 +113,13 @@ def _lines(handle: IO[bytes]) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.bo
     offset = 0
     held_so_far = False
     while block := handle.read(_BLOCK_BYTES):
-        data = np.frombuffer(block, dtype=np.uint8)
-        ends = np.flatnonzero(data == _NEWLINE)
-        num_held = np.concatenate([[0], np.cumsum(~np.isin(data, _SPACE_BYTES), dtype=np.int32)])
-        counts = np.diff(num_held[np.concatenate([[0], ends + 1, [len(data)]])]) > 0
-        counts[0] |= held_so_far
-        held_so_far = bool(counts[-1])
-        borders.append(ends.astype(np.uint64) + np.uint64(offset + 1))
-        is_held.append(counts[:-1])
+        pieces = block.split(b"\n")
+        held = np.fromiter((bool(piece.strip(_SPACE_BYTES)) for piece in pieces), dtype=np.bool_, count=len(pieces))
+        held[0] |= held_so_far
+        held_so_far = bool(held[-1])
+        lengths = np.fromiter(map(len, pieces[:-1]), dtype=np.uint64, count=len(pieces) - 1)
+        borders.append(np.cumsum(lengths + np.uint64(1), dtype=np.uint64) + np.uint64(offset))
+        is_held.append(held[:-1])
         offset += len(block)
     if held_so_far:
         borders.append(np.array([offset], dtype=np.uint64))

@@ -19,7 +19,7 @@ from PIL import Image
 
 from nvila.data.build.family import Material, Package, one_in_ten
 from nvila.data.build.tables import choose, questions, samples
-from nvila.data.build.tables.draw import Painter, random_style
+from nvila.data.build.tables.draw import NoRoomError, Painter, random_style
 from nvila.data.build.tables.grid import draw_grid
 from nvila.data.build.tables.grid_questions import GridQuestions
 from nvila.data.build.tables.marks import draw_bars, draw_bins, draw_groups, draw_lines, draw_pie, draw_points
@@ -94,7 +94,14 @@ def ask(rng: np.random.Generator, makers: dict[str, Maker]) -> tuple[list[Turn],
 
 
 def draw(rng: np.random.Generator, painter: Painter, table: Table, kind: str) -> Drawn | None:
-    """A part of the table drawn as `kind`; None when the table has nothing that fits."""
+    """A part of the table drawn as `kind`; None when the table has nothing that fits, or its labels leave no room."""
+    try:
+        return _draw(rng, painter, table, kind)
+    except NoRoomError:
+        return None
+
+
+def _draw(rng: np.random.Generator, painter: Painter, table: Table, kind: str) -> Drawn | None:
     if kind in ("bars", "grouped", "stacked", "lines", "pie"):
         return _draw_categories(rng, painter, table, kind)
     if kind == "grid":

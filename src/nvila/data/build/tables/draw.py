@@ -8,6 +8,7 @@ side where they would not fit; a legend stands beside or above the marks, never 
 from __future__ import annotations
 
 import textwrap
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -126,6 +127,10 @@ def escape(text: str) -> str:
     return text.replace("$", r"\$")
 
 
+class NoRoomError(Exception):
+    """The labels leave no room for the chart itself."""
+
+
 class Painter:
     """Draws charts on one figure that is cleared and used again."""
 
@@ -147,7 +152,7 @@ class Painter:
         return axes
 
     def finish(self, axes: Any, style: Style, x_name: str | None, y_name: str | None) -> Image.Image:
-        """Title, names of the axes and layout; the picture, RGB."""
+        """Title, names of the axes and layout; the picture, RGB. Raises NoRoomError."""
         ink, points = rgb(style.ink), style.font_px * 0.72
         if style.title:
             wide = max(12, int(style.size[0] * 0.95 / ((style.font_px + 1) * LETTER)))
@@ -160,7 +165,12 @@ class Painter:
         for side, spine in axes.spines.items():
             spine.set_color(ink)
             spine.set_visible(style.framed or side in ("left", "bottom"))
-        self._figure.tight_layout(pad=0.5)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="Tight layout not applied", category=UserWarning)
+            try:
+                self._figure.tight_layout(pad=0.5)
+            except UserWarning as error:
+                raise NoRoomError from error
         self._canvas.draw()
         return Image.fromarray(np.asarray(self._canvas.buffer_rgba())[..., :3].copy())
 
