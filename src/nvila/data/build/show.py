@@ -12,8 +12,11 @@ import io
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -194,10 +197,19 @@ def _cell(one: Shown) -> Image.Image:
         lines = [*lines[: _CAPTION_LINES - 1], "..."]
     cell = Image.new("RGB", (SHEET_SIDE, strip.height + _LINE_HEIGHT * len(lines) + 6), "white")
     cell.paste(strip, (0, 0))
-    font = ImageFont.load_default(10)
+    font = _caption_font()
     for number, line in enumerate(lines):
         ImageDraw.Draw(cell).text((2, strip.height + 2 + number * _LINE_HEIGHT), line, fill="black", font=font)
     return cell
+
+
+@cache
+def _caption_font() -> Any:
+    """DejaVu Sans where matplotlib brings it, else Pillow's own font, which has no accented letters."""
+    matplotlib = find_spec("matplotlib")
+    if matplotlib is None or matplotlib.origin is None:
+        return ImageFont.load_default(10)
+    return ImageFont.truetype(Path(matplotlib.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf", 9)
 
 
 def _strip(pictures: Sequence[Image.Image]) -> Image.Image:
