@@ -89,9 +89,14 @@ def open_source(
     """The data set at `path`: a .jsonl, .json, .parquet, .arrow or .tar file, a folder, a glob, or an fsspec URL.
 
     `name` is what samples say they come from (default: the name of the file or folder); `format` forces one of
-    `FORMATS` where the records do not show it; relative media start at `media_root` (default: each file's folder).
+    `FORMATS` where the records do not show it, and "text" reads .txt files as plain text; relative media start at
+    `media_root` (default: each file's folder).
     Raises DataError when there is nothing to read, ConfigError for an unknown format.
     """
+    if format == "text":
+        from nvila.data.text_pairs import TextSource
+
+        return TextSource(path, name=name)
     check_format(format)
     stores = [_open_store(file) for file in find_files(path)]
     return FileSource(stores, name=name or _name_of(path), format=format, media_root=media_root)
