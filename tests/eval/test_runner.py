@@ -67,7 +67,7 @@ def test_unknown_tasks_are_named() -> None:
 
 
 def test_answers_of_a_batch_equal_answers_one_by_one(assets: Assets, tmp_path: Path) -> None:
-    tokenizer = start.load_or_build_tokenizer(tmp_path, assets)
+    tokenizer = start.load_or_build_tokenizer(tmp_path, assets, TINY)
     model = start.build_learner(TINY, tokenizer, dense_kinds(dense_labels(assets))).model.eval()
     answer = model_answerer(model, build_processor(model.config.visual, tokenizer))
     samples = [
@@ -81,7 +81,7 @@ def test_answers_of_a_batch_equal_answers_one_by_one(assets: Assets, tmp_path: P
 def test_the_command_writes_scores_with_their_circumstances(
     assets: Assets, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tokenizer = start.load_or_build_tokenizer(tmp_path / "tokenizer", assets)
+    tokenizer = start.load_or_build_tokenizer(tmp_path / "tokenizer", assets, TINY)
     model = start.build_learner(TINY, tokenizer, dense_kinds(dense_labels(assets))).model
     export(model, tokenizer, tmp_path / "model")
     out = tmp_path / "scores.json"

@@ -100,8 +100,8 @@ def test_a_batch_pads_on_the_right_and_keeps_pictures_and_clips_apart(assets: As
     assert batch["input_ids"][1, : len(word.input_ids)].tolist() == word.input_ids
     assert set(batch["input_ids"][1, len(word.input_ids) :].tolist()) == {encoder.pad_id}
     assert set(batch["labels"][1, len(word.input_ids) :].tolist()) == {-100}
-    assert batch["tiles"].shape == (1, 112, 112, 3)
-    assert batch["frames"].shape == (4, 112, 112, 3)
+    assert batch["pixel_values"].shape == (1, 112, 112, 3)
+    assert batch["pixel_values_videos"].shape == (4, 112, 112, 3)
     assert (batch["block_sizes"], batch["video_lengths"]) == ([(1, 1)], [4])
 
 

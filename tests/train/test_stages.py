@@ -163,12 +163,14 @@ def test_a_resumed_stage_is_not_calibrated_again(
 
 def test_batches_depend_on_the_step_alone(assets: Assets, tmp_path: Path) -> None:
     recipe = make_recipe(make_stage())
-    tokenizer = start.load_or_build_tokenizer(tmp_path, assets)
+    tokenizer = start.load_or_build_tokenizer(tmp_path, assets, TINY)
     kinds = dense_kinds(dense_labels(assets))
     encoder = stages.build_encoder(start.build_learner(TINY, tokenizer, kinds), tokenizer, kinds)
     stream = BatchStream(recipe.stage[0], assets, encoder, seed=3)
-    later = next(iter(BatchStream(recipe.stage[0], assets, encoder, seed=3, first_step=5)))
-    assert torch.equal(stream.batch(5)["tiles"], later["tiles"])
+    resumed = BatchStream(recipe.stage[0], assets, encoder, seed=3)
+    resumed.load_state_dict(stream.state_dict(5))
+    later = next(iter(resumed))
+    assert torch.equal(stream.batch(5)["pixel_values"], later["pixel_values"])
     assert not torch.equal(stream.batch(4)["labels"], later["labels"])
 
 
@@ -224,6 +226,9 @@ def test_difficulty_rises_and_rates_warm_up_and_fall() -> None:
         ({"difficulty_start": 1.5}, "1.5"),
         ({"train": ("llm",), "part_learning_rates": {"vision": 1e-4}}, r"\['vision'\]"),
         ({"source": ()}, "no source"),
+        ({"mixture": "m.toml"}, "both sources and a mixture"),
+        ({"epochs": 1.0}, "have no epochs"),
+        ({"gradient_checkpointing": ("projector",)}, "projector"),
     ],
 )
 def test_contradicting_stages_are_refused(changes: dict[str, Any], words: str) -> None:
@@ -234,7 +239,7 @@ def test_contradicting_stages_are_refused(changes: dict[str, Any], words: str) -
 def test_an_export_loads_and_answers(assets: Assets, tmp_path: Path) -> None:
     recipe = make_recipe(make_stage(steps=1))
     learner = stages.run_recipe(recipe, tmp_path / "run", assets)
-    tokenizer = start.load_or_build_tokenizer(tmp_path / "run" / "tokenizer", assets)
+    tokenizer = start.load_or_build_tokenizer(tmp_path / "run" / "tokenizer", assets, TINY)
     kinds = dense_kinds(dense_labels(assets))
     fresh = start.build_learner(TINY, tokenizer, kinds).model
     load_weights(fresh, tmp_path / "run" / "one" / stages.FINAL_FILE)
@@ -253,7 +258,7 @@ def test_an_export_loads_and_answers(assets: Assets, tmp_path: Path) -> None:
 
 
 def test_weights_that_are_not_finite_or_do_not_fit_are_refused(assets: Assets, tmp_path: Path) -> None:
-    tokenizer = start.load_or_build_tokenizer(tmp_path, assets)
+    tokenizer = start.load_or_build_tokenizer(tmp_path, assets, TINY)
     kinds = dense_kinds(dense_labels(assets))
     learner = start.build_learner(TINY, tokenizer, kinds)
     stages.save_model(learner, str(tmp_path / "a.safetensors"))
@@ -288,12 +293,12 @@ def test_the_model_card_is_filled_from_scores_and_manifest() -> None:
 
 
 def test_a_run_may_start_from_a_checkpoint(assets: Assets, tmp_path: Path) -> None:
-    tokenizer = start.load_or_build_tokenizer(tmp_path / "first", assets)
+    tokenizer = start.load_or_build_tokenizer(tmp_path / "first", assets, TINY)
     kinds = dense_kinds(dense_labels(assets))
     first = start.build_learner(TINY, tokenizer, kinds).model
     export(first, tokenizer, tmp_path / "checkpoint")
     sizes = replace(TINY, init=str(tmp_path / "checkpoint"))
-    again = start.load_or_build_tokenizer(tmp_path / "second", assets, sizes.init)
+    again = start.load_or_build_tokenizer(tmp_path / "second", assets, sizes)
     assert again.get_vocab() == tokenizer.get_vocab()
     second = start.build_learner(sizes, again, kinds).model
     stored = first.to(torch.bfloat16).state_dict()

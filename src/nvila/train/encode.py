@@ -24,6 +24,7 @@ from nvila.layouts import VisualSettings
 from nvila.processing.chat import DEFAULT_SYSTEM_PROMPT, IGNORED, IMAGE_TOKEN, VIDEO_TOKEN
 from nvila.tiling import choose_grid
 from nvila.train.dense import Box, DenseRaster
+from nvila.train.extras import windows
 from nvila.train.grounding import NUM_CELLS, shown_cells
 from nvila.train.tokenizer import spell
 from nvila.types import ImagePart, Sample, TextPart, VideoPart
@@ -36,6 +37,7 @@ PAD_MULTIPLE = 16
 class Encoded:
     """One conversation: ids and labels of equal length, tiles (n, S, S, 3), and dense classes (n, P, cells)."""
 
+    id: str
     input_ids: list[int]
     labels: list[int]
     tiles: Pixels
@@ -72,11 +74,11 @@ class SampleEncoder:
         medium, turns = _parts(sample)
         if isinstance(medium, ImagePart):
             assert medium.image is not None
-            tiles, grid, windows = self._cut(medium.image)
+            tiles, grid, shown = self._cut(medium.image)
             block = [self.image_id] * self.visual.tokens_per_tile + self._newline
             tiled_newline = self._newline if self.visual.image_mode == "dynamic" else []
             media_ids = (block + tiled_newline) * len(tiles)
-            dense = np.stack([self.raster(sample.objects, window) for window in windows])
+            dense = np.stack([self.raster(sample.objects, window) for window in shown])
         else:
             assert medium.video is not None
             size = self.visual.tile_size
@@ -107,6 +109,7 @@ class SampleEncoder:
             input_ids += [*prompt, *target]
             labels += [IGNORED] * len(prompt) + target
         return Encoded(
+            id=sample.id,
             input_ids=input_ids,
             labels=labels,
             tiles=np.stack(tiles),
@@ -130,17 +133,14 @@ class SampleEncoder:
         if self.visual.image_mode == "dynamic":
             cols, rows = _grid(width, height, size, self.visual.min_tiles, self.visual.max_tiles)
         pixels = np.asarray(_resized(image, (cols * size, rows * size)))
-        tiles, windows = [], []
-        for row in range(rows):
-            for col in range(cols):
-                tiles.append(pixels[row * size : (row + 1) * size, col * size : (col + 1) * size])
-                windows.append(
-                    (col * width / cols, row * height / rows, (col + 1) * width / cols, (row + 1) * height / rows)
-                )
+        tiles = [
+            pixels[row * size : (row + 1) * size, col * size : (col + 1) * size]
+            for row in range(rows)
+            for col in range(cols)
+        ]
         if len(tiles) > 1:
             tiles.append(np.asarray(_resized(image, (size, size))))
-            windows.append((0.0, 0.0, float(width), float(height)))
-        return tiles, (rows, cols), windows
+        return tiles, (rows, cols), windows(width, height, (rows, cols))
 
 
 def medium_size(medium: ImagePart | VideoPart) -> tuple[int, int]:
@@ -184,9 +184,10 @@ def _parts(sample: Sample) -> tuple[ImagePart | VideoPart, list[tuple[str, str]]
 
 
 def collate(encoded: Sequence[Encoded], pad_id: int) -> dict[str, Any]:
-    """A batch: input_ids and labels (B, L) padded on the right, tiles (N, S, S, 3) uint8 and dense (N, P, cells) of
-    pictures with their block_sizes, frames (F, S, S, 3) uint8 of clips with their video_lengths; of what is named the
-    conversation and token (K, 2), and the cells (K, G) of the picture where it is."""
+    """A batch: input_ids and labels (B, L) padded on the right, pixel_values (N, S, S, 3) uint8 and dense
+    (N, P, cells) of pictures with their block_sizes, pixel_values_videos (F, S, S, 3) uint8 of clips with their
+    video_lengths; of what is named the conversation and token (K, 2), and the cells (K, G) of the picture where it is.
+    """
     length = max(len(item.input_ids) for item in encoded)
     length += -length % PAD_MULTIPLE
     input_ids = torch.full((len(encoded), length), pad_id, dtype=torch.long)
@@ -200,10 +201,10 @@ def collate(encoded: Sequence[Encoded], pad_id: int) -> dict[str, Any]:
     return {
         "input_ids": input_ids,
         "labels": labels,
-        "tiles": _concatenate([item.tiles for item in pictures]),
+        "pixel_values": _concatenate([item.tiles for item in pictures]),
         "dense": _concatenate([item.dense for item in pictures]),
         "block_sizes": [item.block_size for item in pictures],
-        "frames": _concatenate([item.tiles for item in clips]),
+        "pixel_values_videos": _concatenate([item.tiles for item in clips]),
         "video_lengths": [len(item.tiles) for item in clips],
         "named": torch.tensor(named, dtype=torch.long).reshape(-1, 2),
         "cells": torch.from_numpy(np.concatenate([item.cells for item in encoded])),

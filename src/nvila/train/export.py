@@ -13,27 +13,10 @@ import torch
 from safetensors.torch import load_file
 
 from nvila.errors import CheckpointError
-from nvila.layouts import VisualSettings
 from nvila.model import NVILAForConditionalGeneration
-from nvila.processing import NVILAImageProcessor, NVILAProcessor, NVILAVideoProcessor
+from nvila.train.start import build_processor
 
 WEIGHTS_LIMIT_BYTES = 48_000_000
-
-
-def build_processor(visual: VisualSettings, tokenizer: Any) -> NVILAProcessor:
-    """The processor of a model with these settings."""
-    image_processor = NVILAImageProcessor(
-        image_mode=visual.image_mode, size=visual.tile_size, min_tiles=visual.min_tiles, max_tiles=visual.max_tiles
-    )
-    video_processor = NVILAVideoProcessor(size=visual.tile_size, num_frames=visual.num_video_frames)
-    return NVILAProcessor(
-        image_processor,
-        tokenizer,
-        video_processor,
-        patch_size=visual.patch_size,
-        downsample=visual.downsample,
-        temporal_pool=visual.temporal_pool,
-    )
 
 
 def load_weights(model: NVILAForConditionalGeneration, path: Path) -> None:

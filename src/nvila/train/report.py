@@ -13,20 +13,24 @@ from torch.utils.tensorboard import SummaryWriter
 from transformers import TrainerCallback
 
 from nvila.train.learner import Learner
+from nvila.train.meter import TimeLeft
 from nvila.train.stream import BatchStream
 
 logger = logging.getLogger(__name__)
+METRICS_FILE = "metrics.jsonl"
 
 
 class Reporter(TrainerCallback):
     """Writes every log entry in three places, under `folder`."""
 
     def __init__(self, folder: Path, stage: str) -> None:
-        self.path = folder / "metrics.jsonl"
+        self.path = folder / METRICS_FILE
         self.stage = stage
         self.board = SummaryWriter(str(folder / "tensorboard"))
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        if not state.is_world_process_zero:
+            return
         values = {key: value for key, value in (logs or {}).items() if isinstance(value, int | float)}
         self.write(state.global_step, values)
 
@@ -42,6 +46,20 @@ class Reporter(TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.board.close()
+
+
+class ShowProgress(TrainerCallback):
+    """Tells the line on the terminal how far the stage is."""
+
+    def __init__(self, left: TimeLeft) -> None:
+        self.left = left
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.left.update(state.global_step)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        told = logs or {}
+        self.left.update(state.global_step, loss=told.get("loss"), tokens_per_s=told.get("tokens_per_s"))
 
 
 class Probe(TrainerCallback):
@@ -71,7 +89,7 @@ def probe(learner: Learner, stream: BatchStream, num_samples: int, *, bf16: bool
     learner.eval()
     for index, source in enumerate(stream.stage.source):
         batch = stream.probe(index, num_samples)
-        batch.pop("sources")
+        batch.pop("notes")
         moved = {key: value.to(device) if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             outputs = learner(**moved)

@@ -6,55 +6,82 @@ that ended leaves `final.safetensors`; running the same command again continues 
 
 from __future__ import annotations
 
-import json
 import logging
+import os
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from safetensors.torch import load_model, save_model
-from transformers import set_seed
-from transformers.trainer_utils import get_last_checkpoint
+from transformers import TrainingArguments, set_seed
 
 from nvila import config as config_files
 from nvila.data.corpus import Assets, dense_labels
+from nvila.data.encode import EncodeOptions
+from nvila.data.mixture import Mixture, MixtureConfig
+from nvila.data.text_pairs import TextAndChatEncoder
 from nvila.errors import ConfigError
+from nvila.processing import NVILAProcessor
+from nvila.train.curves import write_curves
 from nvila.train.dense import DenseKind, DenseRaster, dense_kinds
 from nvila.train.encode import SampleEncoder
-from nvila.train.learner import Learner, compile_layers, normalised
-from nvila.train.recipe import Recipe, Stage
-from nvila.train.report import Probe, Reporter
+from nvila.train.extras import Extras
+from nvila.train.feed import MixtureFeed, num_steps
+from nvila.train.learner import Learner, checkpoint_layers, compile_layers, normalised
+from nvila.train.meter import TimeLeft
+from nvila.train.precision.convert import apply_precision
+from nvila.train.precision.options import PrecisionOptions
+from nvila.train.recipe import Batches, Recipe, Stage
+from nvila.train.report import METRICS_FILE, Probe, Reporter, ShowProgress
 from nvila.train.schedule import StageClock
-from nvila.train.start import build_learner, calibrate, load_or_build_tokenizer
+from nvila.train.start import build_learner, build_processor, calibrate, load_or_build_tokenizer, set_visual
 from nvila.train.stream import BatchStream
-from nvila.train.trainer import CLOCK_FILE, StageTrainer
+from nvila.train.trainer import Feed, StageTrainer, last_checkpoint, training_arguments
+from nvila.utils.atomic import atomic_write_text
 
 logger = logging.getLogger(__name__)
 FINAL_FILE = "final.safetensors"
 CALIBRATION_BATCHES = 8
 
 
-def run_recipe(recipe: Recipe, folder: Path, assets: Assets, *, stop_after: str | None = None) -> Learner:
+def run_recipe(recipe: Recipe, folder: Path, assets: Assets | None = None, *, stop_after: str | None = None) -> Learner:
     """Trains all stages of `recipe` that are not done in `folder` and returns the learner after the last.
 
-    `stop_after` names a stage behind which to stop. Interrupted by SIGTERM or SIGINT, it saves and returns early.
+    `assets` are what generators draw from; a recipe whose stages are all fed by mixtures, and whose tokenizer comes
+    from elsewhere, needs none. `stop_after` names a stage behind which to stop. Interrupted by SIGTERM or SIGINT, it
+    saves and returns early. Raises ConfigError for what is missing.
     """
+    ranks = process_state()
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "recipe.toml").write_text(config_files.dump(recipe), encoding="utf-8")
+    if ranks.is_main_process:
+        atomic_write_text(folder / "recipe.toml", config_files.dump(recipe))
     if recipe.run.threads:
         torch.set_num_threads(recipe.run.threads)
     set_seed(recipe.run.seed)
-    tokenizer = load_or_build_tokenizer(folder / "tokenizer", assets, recipe.model.init)
-    kinds = dense_kinds(dense_labels(assets))
-    learner = build_learner(recipe.model, tokenizer, kinds)
+    with ranks.main_process_first():
+        tokenizer = load_or_build_tokenizer(folder / "tokenizer", assets, recipe.model)
+    kinds = () if assets is None else dense_kinds(dense_labels(assets))
+    has_contrast = any(stage.contrast_weight for stage in recipe.stage)
+    learner = build_learner(recipe.model, tokenizer, kinds, has_contrast=has_contrast)
+    if recipe.precision != PrecisionOptions():
+        logger.info("%s", apply_precision(learner.model, recipe.precision).summary())
     if recipe.run.compile:
         compile_layers(learner.model)
-    encoder = build_encoder(learner, tokenizer, kinds)
     for stage in recipe.stage:
-        if not run_stage(recipe, stage, learner, encoder, assets, folder / stage.name) or stage.name == stop_after:
+        done = run_stage(recipe, stage, learner, tokenizer, assets, folder / stage.name)
+        if not done or stage.name == stop_after:
             break
     return learner
+
+
+def process_state() -> PartialState:
+    """The processes of this run, by accelerate: those that torchrun or accelerate started, or this one alone."""
+    has_gpu = torch.cuda.is_available()
+    has_others = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return PartialState(cpu=not has_gpu, **({"backend": "gloo"} if has_others and not has_gpu else {}))
 
 
 def is_finished(recipe: Recipe, folder: Path) -> bool:
@@ -63,71 +90,126 @@ def is_finished(recipe: Recipe, folder: Path) -> bool:
 
 
 def build_encoder(learner: Learner, tokenizer: Any, kinds: Iterable[DenseKind]) -> SampleEncoder:
-    """The encoder that fits the learner's model."""
+    """The generators' encoder that fits the learner's model."""
     visual = learner.model.config.visual
     return SampleEncoder(tokenizer, visual, DenseRaster(tuple(kinds), visual.tile_size, visual.patch_size))
 
 
 def run_stage(
-    recipe: Recipe, stage: Stage, learner: Learner, encoder: SampleEncoder, assets: Assets, folder: Path
+    recipe: Recipe, stage: Stage, learner: Learner, tokenizer: Any, assets: Assets | None, folder: Path
 ) -> bool:
     """Trains one stage, or loads its weights when it is done; False when it was interrupted."""
     final = folder / FINAL_FILE
+    set_visual(learner.model, stage.visual)
     if final.exists():
         load_model(learner, str(final))
         return True
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint = get_last_checkpoint(str(folder))
-    first_step, seconds = _progress(checkpoint)
-    prepare(learner, stage)
-    clock = StageClock(stage, seconds)
-    stream = BatchStream(stage, assets, encoder, seed=recipe.run.seed, first_step=first_step)
-    if stage.calibrate and checkpoint is None:
-        calibrate(learner.model, torch.cat([_pixels(stream, step) for step in range(CALIBRATION_BATCHES)]))
-    trainer = StageTrainer(learner, stream, clock, recipe.run, folder)
+    found = last_checkpoint(folder)
+    args = training_arguments(stage, recipe.run, folder)
+    feed, stage = build_feed(recipe, stage, learner, tokenizer, assets, args)
+    args.max_steps = stage.steps
+    prepare(learner, stage, has_others=args.world_size > 1)
+    clock = StageClock(stage, 0.0 if found is None else float(found[1]["seconds"]))
+    if found is not None:
+        feed.load_state_dict(found[1]["feed"])
+    elif stage.calibrate and isinstance(feed, BatchStream):
+        calibrate(learner.model, torch.cat([_pixels(feed, step) for step in range(CALIBRATION_BATCHES)]))
+    trainer = StageTrainer(learner, feed, stage, clock, recipe.run, args)
     reporter = Reporter(folder.parent, stage.name)
     trainer.add_callback(reporter)
-    if recipe.run.probe_samples:
+    if recipe.run.probe_samples and isinstance(feed, BatchStream):
         trainer.add_callback(
-            Probe(learner, stream, reporter, seconds=recipe.run.probe_seconds, samples=recipe.run.probe_samples)
+            Probe(learner, feed, reporter, seconds=recipe.run.probe_seconds, samples=recipe.run.probe_samples)
         )
-    trainer.train(resume_from_checkpoint=checkpoint)
+    left = TimeLeft(stage.steps, step=0 if found is None else int(found[1]["step"]), name=stage.name)
+    trainer.add_callback(ShowProgress(left))
+    with left.shown():
+        trainer.train(resume_from_checkpoint=None if found is None else str(found[0]))
+    if args.should_save:
+        write_curves(folder.parent / METRICS_FILE, folder.parent / "loss.png")
     if clock.progress(trainer.state.global_step) < 1.0:
-        trainer.save_model(str(folder / "interrupted"))
         return False
-    save_model(learner, str(final) + ".part")
-    Path(str(final) + ".part").rename(final)
+    if args.should_save:
+        save_model(learner, str(final) + ".part")
+        Path(str(final) + ".part").rename(final)
+    trainer.accelerator.wait_for_everyone()
     return True
+
+
+def build_feed(
+    recipe: Recipe, stage: Stage, learner: Learner, tokenizer: Any, assets: Assets | None, args: TrainingArguments
+) -> tuple[Feed, Stage]:
+    """The batches of a stage, for the rank that `args` knows, and the stage with its number of steps."""
+    ranks = {"rank": args.process_index, "world_size": args.world_size}
+    if not stage.mixture:
+        if assets is None:
+            raise ConfigError(f"stage {stage.name!r} has generators, which need the training's assets; give --assets")
+        encoder = build_encoder(learner, tokenizer, learner.dense_head.kinds)
+        return BatchStream(stage, assets, encoder, seed=recipe.run.seed, **ranks), stage
+    mixture = Mixture.open(config_files.load(MixtureConfig, Path(stage.mixture)))
+    processor = build_processor(learner.model.config.visual, tokenizer)
+    feed = MixtureFeed(
+        mixture,
+        TextAndChatEncoder(processor, encode_options(stage.batches)),
+        stage.batches,
+        seed=recipe.run.seed,
+        name=stage.name,
+        pad_id=tokenizer.pad_token_id,
+        extras=_extras(recipe, stage, learner, processor),
+        **ranks,
+    )
+    if not stage.epochs:
+        return feed, stage
+    steps = min(stage.steps, num_steps(mixture, stage.epochs, stage.batches.global_batch))
+    return feed, replace(stage, steps=steps)
+
+
+def _extras(recipe: Recipe, stage: Stage, learner: Learner, processor: NVILAProcessor) -> Extras | None:
+    """What a stage learns from besides answers; None where it is nothing."""
+    visual, kinds = learner.model.config.visual, learner.dense_head.kinds
+    if stage.dense_weight and not kinds:
+        raise ConfigError(f"stage {stage.name!r}: dense labels are those of the training's assets; give --assets")
+    raster = DenseRaster(kinds, visual.tile_size, visual.patch_size) if stage.dense_weight else None
+    if raster is None and not stage.contrast_weight:
+        return None
+    return Extras(processor, captions=stage.contrast_weight > 0, raster=raster, seed=recipe.run.seed)
+
+
+def encode_options(batches: Batches) -> EncodeOptions:
+    """A sample's limits are those of the row that must hold it."""
+    return EncodeOptions(
+        max_tokens=batches.max_tokens,
+        max_num_tiles=batches.max_num_tiles,
+        too_long=batches.too_long,
+        fps=batches.fps,
+    )
 
 
 def _pixels(stream: BatchStream, step: int) -> torch.Tensor:
     batch = stream.batch(step)
-    return normalised(batch["tiles"], batch["frames"])
+    return torch.cat(
+        [normalised(batch[key]) for key in ("pixel_values", "pixel_values_videos") if batch[key] is not None]
+    )
 
 
-def prepare(learner: Learner, stage: Stage) -> None:
-    """Sets the weights of the losses and which parts are trained."""
+def prepare(learner: Learner, stage: Stage, *, has_others: bool = False) -> None:
+    """Sets the losses and their weights, which parts are trained, and which run twice to save memory.
+
+    `has_others`: whether other ranks train the same parameters.
+    """
+    learner.always_sees = has_others or "llm" not in stage.train
+    learner.loss = stage.loss
     learner.dense_weight, learner.answer_weight = stage.dense_weight, stage.answer_weight
-    learner.grounding_weight = stage.grounding_weight
+    learner.grounding_weight, learner.contrast_weight = stage.grounding_weight, stage.contrast_weight
     for name, part in learner.parts().items():
         part.requires_grad_(name in stage.train)
+    checkpoint_layers(learner, stage.gradient_checkpointing)
     learner.dense_head.requires_grad_(stage.dense_weight > 0)
     learner.grounding_head.requires_grad_(stage.grounding_weight > 0)
+    if learner.contrast_head is not None:
+        learner.contrast_head.requires_grad_(stage.contrast_weight > 0)
     # Behind the layer whose output is used; kept for the checkpoint's shape alone.
     tower = learner.model.vision_tower.vision_model
     tower.encoder.layers[-1].requires_grad_(False)
     tower.post_layernorm.requires_grad_(False)
-
-
-def _progress(checkpoint: str | None) -> tuple[int, float]:
-    """Steps and seconds that a checkpoint stands for."""
-    if checkpoint is None:
-        return 0, 0.0
-    try:
-        state = json.loads((Path(checkpoint) / "trainer_state.json").read_text(encoding="utf-8"))
-        clock = json.loads((Path(checkpoint) / CLOCK_FILE).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise ConfigError(
-            f"the checkpoint {checkpoint} is incomplete ({error}); delete it to use the one before"
-        ) from error
-    return int(state["global_step"]), float(clock["seconds"])

@@ -7,15 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, SiglipVisionModel
 
 from nvila.data.corpus import Assets, tokenizer_words
-from nvila.layouts import read_settings, resolve
+from nvila.errors import CheckpointError, ConfigError
+from nvila.layouts import VisualSettings, read_settings, resolve
 from nvila.model import NVILAConfig, NVILAForConditionalGeneration
 from nvila.model.checkpoint import check_weights, read_weights
+from nvila.processing import NVILAImageProcessor, NVILAProcessor, NVILAVideoProcessor
+from nvila.processing.tokens import prepare_tokenizer
+from nvila.train.contrast import ContrastHead
 from nvila.train.dense import DenseHead, DenseKind
 from nvila.train.learner import Learner
-from nvila.train.recipe import ModelRecipe
+from nvila.train.recipe import ModelRecipe, Visual
 from nvila.train.tokenizer import build_tokenizer
 
 CHAT_WORDS = ("system", "user", "assistant", "You are a helpful assistant")
@@ -27,43 +31,87 @@ MIN_SPREAD = 0.1
 BRANCH_ENDS = ("out_proj.weight", "fc2.weight")
 
 
-def load_or_build_tokenizer(folder: Path, assets: Assets, init: str = "") -> Any:
-    """The run's tokenizer; when there is none yet, that of the checkpoint `init`, or one built for the corpus."""
+def load_or_build_tokenizer(folder: Path, assets: Assets | None, model: ModelRecipe) -> Any:
+    """The run's tokenizer; when there is none yet, that of the checkpoint or decoder that the model starts from, or
+    one built for the corpus. Raises ConfigError where there is neither."""
     if not (folder / "tokenizer.json").exists():
-        if init:
-            tokenizer = AutoTokenizer.from_pretrained(read_settings(resolve(init)).tokenizer_dir)
-        else:
+        if model.init:
+            tokenizer = AutoTokenizer.from_pretrained(read_settings(resolve(model.init)).tokenizer_dir)
+        elif model.language:
+            tokenizer = AutoTokenizer.from_pretrained(model.language)
+            prepare_tokenizer(tokenizer)
+        elif assets is not None:
             tokenizer = build_tokenizer([*CHAT_WORDS, *tokenizer_words(assets)])
+        else:
+            raise ConfigError("the recipe names no tokenizer: give model.init or model.language, or --assets")
         tokenizer.save_pretrained(folder)
     return AutoTokenizer.from_pretrained(folder)
 
 
-def build_learner(sizes: ModelRecipe, tokenizer: Any, kinds: Iterable[DenseKind]) -> Learner:
-    """A model of the recipe's sizes, and its dense head; the head is always fresh.
+def build_learner(
+    sizes: ModelRecipe, tokenizer: Any, kinds: Iterable[DenseKind], *, has_contrast: bool = False
+) -> Learner:
+    """A model of the recipe's sizes, and the heads that are thrown away after training, which are always fresh.
 
-    Raises CheckpointError when the checkpoint `sizes.init` has other names or shapes than the recipe's sizes make.
+    Raises CheckpointError when the checkpoint `sizes.init` has other names or shapes than the recipe's sizes make, or
+    a backbone cannot be read.
     """
-    model = NVILAForConditionalGeneration(model_config(sizes, tokenizer))
+    config = model_config(sizes, tokenizer)
+    model = NVILAForConditionalGeneration(config)
     if sizes.init:
         take_weights(model, sizes.init)
     else:
-        start_small(model)
-    return Learner(model, DenseHead(tuple(kinds), sizes.vision_width))
+        if not sizes.vision:
+            start_small(model)
+        take_backbones(model, sizes)
+    contrast = ContrastHead(config.vision_config, vocab_size=config.text_config.vocab_size) if has_contrast else None
+    return Learner(model, DenseHead(tuple(kinds), config.vision_config.hidden_size), contrast)
 
 
 def model_config(sizes: ModelRecipe, tokenizer: Any) -> NVILAConfig:
-    """The configuration of a model of these sizes for this tokenizer."""
-    vision = {
+    """The configuration of a model of these sizes, or of its backbones' sizes, for this tokenizer."""
+    config = sized_config(sizes, len(tokenizer))
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        setattr(config.text_config, name, getattr(tokenizer, name))
+    config.image_token_id = tokenizer.convert_tokens_to_ids("<image>")
+    config.video_token_id = tokenizer.convert_tokens_to_ids("<vila/video>")
+    return config
+
+
+def sized_config(sizes: ModelRecipe, num_tokens: int) -> NVILAConfig:
+    """The configuration without what a tokenizer says, but for the number of its tokens."""
+    vision = _backbone_config(sizes.vision, "vision_config").to_dict() if sizes.vision else _vision_sizes(sizes)
+    text = _backbone_config(sizes.language, "").to_dict() if sizes.language else _text_sizes(sizes)
+    text["vocab_size"] = max(text.get("vocab_size", 0), -(-num_tokens // 64) * 64)
+    config = NVILAConfig(
+        vision_config={**vision, "vision_use_head": False},
+        text_config=text,
+        tile_size=vision["image_size"],
+        image_mode=sizes.image_mode,
+        s2_scales=sizes.s2_scales,
+        projector_type=sizes.projector_type,
+        min_tiles=1,
+        max_tiles=sizes.max_tiles,
+        temporal_pool=sizes.temporal_pool,
+        num_video_frames=sizes.num_video_frames,
+    )
+    config._attn_implementation = sizes.attention
+    return config
+
+
+def _vision_sizes(sizes: ModelRecipe) -> dict[str, Any]:
+    return {
         "hidden_size": sizes.vision_width,
         "intermediate_size": 4 * sizes.vision_width,
         "num_hidden_layers": sizes.vision_layers + 1,
         "num_attention_heads": sizes.vision_heads,
         "image_size": sizes.tile_size,
         "patch_size": sizes.patch_size,
-        "vision_use_head": False,
     }
-    text = {
-        "vocab_size": -(-len(tokenizer) // 64) * 64,
+
+
+def _text_sizes(sizes: ModelRecipe) -> dict[str, Any]:
+    return {
         "hidden_size": sizes.text_width,
         "intermediate_size": sizes.text_intermediate,
         "num_hidden_layers": sizes.text_layers,
@@ -72,25 +120,40 @@ def model_config(sizes: ModelRecipe, tokenizer: Any) -> NVILAConfig:
         "max_position_embeddings": sizes.max_position_embeddings,
         "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0},
         "tie_word_embeddings": True,
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
     }
-    config = NVILAConfig(
-        vision_config=vision,
-        text_config=text,
-        image_mode=sizes.image_mode,
-        projector_type=sizes.projector_type,
-        min_tiles=1,
-        max_tiles=sizes.max_tiles,
-        temporal_pool=sizes.temporal_pool,
-        num_video_frames=sizes.num_video_frames,
-        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
-        video_token_id=tokenizer.convert_tokens_to_ids("<vila/video>"),
-    )
-    # At 64 tokens bmm and softmax are faster than the fused attention.
-    config._attn_implementation = "eager"
-    return config
+
+
+def _backbone_config(name: str, part: str) -> PreTrainedConfig:
+    """The configuration of a published backbone, or its `part` where that is one of a larger model's."""
+    try:
+        config = AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{name}: no backbone's configuration can be read there ({error})") from error
+    whole: PreTrainedConfig = (config.sub_configs.get(part) and getattr(config, part)) or config
+    return whole
+
+
+@torch.no_grad()
+def take_backbones(model: NVILAForConditionalGeneration, sizes: ModelRecipe) -> None:
+    """Puts the weights of published backbones into `model`; rows of the vocabulary that they lack stay fresh.
+
+    Safetensors only. Raises CheckpointError where weights are missing.
+    """
+    if sizes.vision:
+        tower = SiglipVisionModel.from_pretrained(sizes.vision, dtype=torch.float32, use_safetensors=True)
+        # transformers has had these names with and without the prefix.
+        named = {name.removeprefix("vision_model."): weight for name, weight in tower.state_dict().items()}
+        known = {name: weight for name, weight in named.items() if not name.startswith("head.")}
+        own = model.vision_tower.vision_model.state_dict()
+        if known.keys() != own.keys():
+            strange = sorted(known.keys() ^ own.keys())
+            raise CheckpointError(f"{sizes.vision} is not the vision tower of a SigLIP: {strange[:3]} do not match")
+        model.vision_tower.vision_model.load_state_dict(known)
+    if sizes.language:
+        decoder = AutoModelForCausalLM.from_pretrained(sizes.language, dtype=torch.float32, use_safetensors=True)
+        decoder.resize_token_embeddings(model.config.text_config.vocab_size, mean_resizing=False)
+        model.llm.load_state_dict(decoder.state_dict())
+        model.tie_weights()
 
 
 def take_weights(model: NVILAForConditionalGeneration, name: str) -> None:
@@ -100,6 +163,35 @@ def take_weights(model: NVILAForConditionalGeneration, name: str) -> None:
     check_weights(type(model), model.config, weights, root)
     model.load_state_dict(weights, strict=False)
     model.tie_weights()
+
+
+def build_processor(visual: VisualSettings, tokenizer: Any) -> NVILAProcessor:
+    """The processor of a model with these settings."""
+    image_processor = NVILAImageProcessor(
+        image_mode=visual.image_mode,
+        size=visual.tile_size,
+        min_tiles=visual.min_tiles,
+        max_tiles=visual.max_tiles,
+        s2_scales=visual.s2_scales,
+    )
+    video_processor = NVILAVideoProcessor(size=visual.tile_size, num_frames=visual.num_video_frames)
+    return NVILAProcessor(
+        image_processor,
+        tokenizer,
+        video_processor,
+        patch_size=visual.patch_size,
+        downsample=visual.downsample,
+        temporal_pool=visual.temporal_pool,
+        s2_resize_output_to_scale_idx=visual.s2_resize_output_to_scale_idx,
+    )
+
+
+def set_visual(model: NVILAForConditionalGeneration, changes: Visual) -> None:
+    """Takes over the visual settings that a stage changes. Raises ConfigError for values that contradict others."""
+    for name, value in vars(changes).items():
+        if value is not None:
+            setattr(model.config, name, value)
+    model.visual = model.config.visual
 
 
 @torch.no_grad()

@@ -8,15 +8,17 @@ DataLoader takes turns between them: the order stays.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from nvila.data.corpus import Assets, Split, generate
+from nvila.processing.chat import IGNORED
 from nvila.train.encode import Encoded, SampleEncoder, collate
+from nvila.train.notes import BatchNotes, SampleNote
 from nvila.train.recipe import Source, Stage
 
 PROBE_INDEX = 1 << 40
@@ -24,7 +26,9 @@ PROBE_INDEX = 1 << 40
 
 
 class BatchStream(IterableDataset[dict[str, Any]]):
-    """Batches of `stage` from `first_step` on: what `encode.collate` gives, and `sources` (B,), the source of each."""
+    """Batches of `stage` from `first_step` on: what `encode.collate` gives, and its notes."""
+
+    num_micro_batches = 1
 
     def __init__(
         self,
@@ -33,7 +37,6 @@ class BatchStream(IterableDataset[dict[str, Any]]):
         encoder: SampleEncoder,
         *,
         seed: int,
-        first_step: int = 0,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -42,7 +45,7 @@ class BatchStream(IterableDataset[dict[str, Any]]):
         self.assets = assets
         self.encoder = encoder
         self.seed = seed
-        self.first_step = first_step
+        self.first_step = 0
         self.rank = rank
         self.world_size = world_size
 
@@ -56,6 +59,24 @@ class BatchStream(IterableDataset[dict[str, Any]]):
             yield self.batch(step)
             step += stride
 
+    def loader(self, num_workers: int) -> DataLoader[Any]:
+        """The stream, made by so many processes; 0 makes it in this one."""
+        return DataLoader(
+            self,
+            batch_size=None,
+            num_workers=num_workers,
+            prefetch_factor=6 if num_workers else None,
+            multiprocessing_context="fork" if num_workers else None,
+        )
+
+    def state_dict(self, step: int) -> dict[str, Any]:
+        """What the batches from `step` on depend on."""
+        return {"step": step}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on after `state`."""
+        self.first_step = int(state["step"])
+
     def batch(self, step: int) -> dict[str, Any]:
         """The batch of one step."""
         stage = self.stage
@@ -67,7 +88,7 @@ class BatchStream(IterableDataset[dict[str, Any]]):
             self._encode(stage.source[choice], "train", first + index, difficulty, rng)
             for index, choice in enumerate(chosen)
         ]
-        return arrange(encoded, chosen, self.encoder.pad_id)
+        return self._arrange(encoded, chosen)
 
     def probe(self, source: int, num_samples: int) -> dict[str, Any]:
         """A batch of held-out samples of one source; always the same ones."""
@@ -76,7 +97,7 @@ class BatchStream(IterableDataset[dict[str, Any]]):
             self._encode(self.stage.source[source], "heldout", PROBE_INDEX + index, 1.0, rng)
             for index in range(num_samples)
         ]
-        return arrange(encoded, [source] * num_samples, self.encoder.pad_id)
+        return self._arrange(encoded, [source] * num_samples)
 
     def _encode(self, source: Source, split: Split, index: int, difficulty: float, rng: np.random.Generator) -> Encoded:
         size = source.sizes[int(rng.integers(len(source.sizes)))]
@@ -86,6 +107,22 @@ class BatchStream(IterableDataset[dict[str, Any]]):
         )
         return self.encoder(sample, spell_answer=source.spell, max_frames=source.frames)
 
+    def _arrange(self, encoded: Sequence[Encoded], sources: Sequence[int]) -> dict[str, Any]:
+        """A collated batch with its notes."""
+        batch = collate(encoded, self.encoder.pad_id)
+        num_tokens = sum(len(item.input_ids) for item in encoded)
+        notes = BatchNotes(
+            samples=tuple(
+                SampleNote(item.id, self.stage.source[source].label)
+                for item, source in zip(encoded, sources, strict=True)
+            ),
+            num_tokens=num_tokens,
+            num_learned=int((batch["labels"] != IGNORED).sum()),
+            num_padding=batch["input_ids"].numel() - num_tokens,
+            num_tiles=sum(len(item.tiles) for item in encoded),
+        )
+        return {**batch, "notes": notes}
+
 
 def choose_sources(stage: Stage, rng: np.random.Generator) -> list[int]:
     """The source of each sample of a batch: a bucket by the weights of its sources, then sources within it."""
@@ -94,11 +131,6 @@ def choose_sources(stage: Stage, rng: np.random.Generator) -> list[int]:
     bucket = buckets[rng.choice(len(weights), p=weights / weights.sum())]
     weights = np.where(buckets == bucket, weights, 0.0)
     return [int(place) for place in rng.choice(len(weights), size=stage.batch_size, p=weights / weights.sum())]
-
-
-def arrange(encoded: list[Encoded], sources: list[int], pad_id: int) -> dict[str, Any]:
-    """A collated batch with the source of each sample."""
-    return {**collate(encoded, pad_id), "sources": torch.tensor(sources)}
 
 
 def difficulty_at(stage: Stage, step: int) -> float:

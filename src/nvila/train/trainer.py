@@ -1,67 +1,111 @@
-"""The trainer: `transformers.Trainer` with our two losses, our batches, a log, a probe, and clean stops.
+"""The trainer: `transformers.Trainer` with our losses, our batches, a log, a probe, and clean stops.
 
-What it adds is small: the loss comes from `Learner`, batches from `BatchStream` as they are, checkpoints hold the
-seconds spent, SIGTERM and SIGINT save before they end the run. Everything else (accelerate, clipping, optimiser state,
-resuming) is transformers' own.
+What it adds is small: the loss comes from `Learner`, batches from a feed as they are (generated, or of a mixture), a
+checkpoint also holds where the feed stands and the seconds spent, SIGTERM and SIGINT save before they end the run.
+Everything else (accelerate, clipping, optimiser state, resuming) is transformers' own.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import signal
-import time
 from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import torch
 from safetensors.torch import load_model, save_model
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
+from nvila.errors import ConfigError
 from nvila.train.learner import Learner
+from nvila.train.meter import StepCounts, StepMeter, peak_flops, peak_memory
+from nvila.train.notes import BatchNotes, SampleNote
+from nvila.train.plan import Workload, estimate
+from nvila.train.precision.optimizer import Fp8AdamW
 from nvila.train.recipe import Run, Stage
 from nvila.train.schedule import StageClock, StageEnd
-from nvila.train.stream import BatchStream
+from nvila.train.watch import LossWatch
+from nvila.utils.atomic import atomic_write_text
 
-CLOCK_FILE = "clock.json"
+PROGRESS_FILE = "progress.json"
+"""Written last, so that a checkpoint that has it is whole: step, seconds, and where the feed stands."""
 WEIGHTS_FILE = "model.safetensors"
+ADAM_BETAS = (0.9, 0.98)
+TYPICAL_LENGTH = 512
+
+
+class Feed(Protocol):
+    """Micro-batches of one rank, from where its state says."""
+
+    num_micro_batches: int
+    """Of an optimiser step."""
+
+    def loader(self, num_workers: int) -> Any:
+        """An iterable of dictionaries: what `Learner.forward` takes, and `notes` (BatchNotes)."""
+        ...
+
+    def state_dict(self, step: int) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 
 
 class StageTrainer(Trainer):
-    """Trains a `Learner` on a `BatchStream` for one stage."""
+    """Trains a `Learner` on a feed for one stage."""
 
     optimizer: Any
     lr_scheduler: Any
 
-    def __init__(self, learner: Learner, stream: BatchStream, clock: StageClock, run: Run, folder: Path) -> None:
-        self.stream = stream
+    def __init__(
+        self,
+        learner: Learner,
+        feed: Feed,
+        stage: Stage,
+        clock: StageClock,
+        run: Run,
+        args: TrainingArguments,
+    ) -> None:
+        """`args.output_dir` is the stage's folder, within the run's."""
+        self.feed = feed
+        self.stage = stage
         self.clock = clock
         self.run = run
-        self.tally = Tally(stream.stage)
-        super().__init__(model=learner, args=training_arguments(stream.stage, run, folder))
-        stream.rank, stream.world_size = self.args.process_index, self.args.world_size
-        self.add_callback(StageEnd(clock, run.checkpoint_seconds))
+        self.tally = Tally()
+        args.gradient_accumulation_steps = feed.num_micro_batches
+        super().__init__(model=learner, args=args)
+        # The loss of tokens is divided by those of the whole step, over micro-batches and ranks.
+        self.model_accepts_loss_kwargs = stage.loss == "token"
+        self.meter = StepMeter(
+            flops=flops_of(learner, stage),
+            peak=peak_flops(self.args.device, measure=True),
+            memory=partial(peak_memory, self.args.device),
+            reduce=self._reduce,
+        )
+        self.watch = LossWatch(Path(args.output_dir).parent, rank=self.args.process_index)
+        self._seen: list[SampleNote] = []
+        self._step_losses: list[torch.Tensor] = []
+        self.remove_callback(PrinterCallback)  # the reporter writes the console's line
+        self.add_callback(StageEnd(clock, run.checkpoint_seconds, run.checkpoint_steps))
         self.add_callback(StopOnSignal())
 
-    def get_train_dataloader(self) -> DataLoader[Any]:
-        workers = self.run.workers
-        return DataLoader(
-            self.stream,
-            batch_size=None,
-            num_workers=workers,
-            prefetch_factor=6 if workers else None,
-            multiprocessing_context="fork" if workers else None,
-        )
+    def get_train_dataloader(self) -> Any:
+        return self.feed.loader(self.run.workers)
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
-        stage = self.stream.stage
         if self.optimizer is None:
             learner = self.accelerator.unwrap_model(self.model)
-            groups = parameter_groups(learner, stage)
-            self.optimizer = torch.optim.AdamW(groups, lr=stage.learning_rate, betas=(0.9, 0.98), fused=True)
+            groups = parameter_groups(learner, self.stage)
+            rate = self.stage.learning_rate
+            if self.run.optimizer == "fp8":
+                self.optimizer = Fp8AdamW(groups, lr=rate, betas=ADAM_BETAS, compiled=self.args.device.type == "cuda")
+            else:
+                self.optimizer = torch.optim.AdamW(groups, lr=rate, betas=ADAM_BETAS, fused=True)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
@@ -76,15 +120,58 @@ class StageTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        sources = inputs.pop("sources")
-        outputs = model(**inputs)
-        self.tally.add(sources, outputs)
-        return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
+        notes: BatchNotes = inputs.pop("notes")
+        outputs = model(**inputs, num_items=num_items_in_batch)
+        self.tally.add(notes, outputs)
+        self.meter.add(
+            StepCounts(
+                tokens=notes.num_tokens,
+                learned_tokens=notes.num_learned,
+                padding_tokens=notes.num_padding,
+                tiles=notes.num_tiles,
+                samples=len(notes.samples),
+            )
+        )
+        self._seen += notes.samples
+        loss = outputs["loss"]
+        if num_items_in_batch is not None:
+            loss = loss * self.args.world_size  # gradients are averaged over ranks, and the loss is a sum over them
+        return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
-            logs = {**logs, **self.tally.take(), "seconds": round(self.clock.seconds, 1)}
+            logs = {**logs, **self._rates(), **self.tally.take(), **self.meter.take()}
+            logs["seconds"] = round(self.clock.seconds, 1)
         super().log(logs, start_time)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        loss: torch.Tensor = super().training_step(*args, **kwargs)
+        self._step_losses.append(loss)
+        return loss
+
+    def _clip_grad_norm(self, model: torch.nn.Module) -> Any:
+        """Between the last backward pass of a step and its update: what is wrong here must not get into the weights.
+
+        The one synchronisation of a step, over devices and ranks.
+        """
+        norm = super()._clip_grad_norm(model)
+        total = torch.stack(self._step_losses).sum().float()
+        loss = float(self.accelerator.reduce(total, "mean"))
+        seen, self._seen, self._step_losses = self._seen, [], []
+        self.watch.observe(self.state.global_step + 1, loss, None if norm is None else float(norm), seen)
+        return norm
+
+    def _rates(self) -> dict[str, float]:
+        """The learning rate of each part that is trained."""
+        return {f"learning_rate_{group['name']}": group["lr"] for group in self.optimizer.param_groups}
+
+    def _reduce(self, values: list[float], kind: Literal["sum", "max"]) -> list[float]:
+        """The values of all ranks as one, for the meter."""
+        if self.args.world_size == 1:
+            return values
+        tensor = torch.tensor(values, dtype=torch.float64, device=self.args.device)
+        torch.distributed.all_reduce(tensor, getattr(torch.distributed.ReduceOp, kind.upper()))
+        return tensor.tolist()
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         return 0
@@ -93,56 +180,95 @@ class StageTrainer(Trainer):
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         save_model(self.accelerator.unwrap_model(self.model), str(folder / WEIGHTS_FILE))
-        (folder / CLOCK_FILE).write_text(json.dumps({"seconds": self.clock.seconds}), encoding="utf-8")
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        if self.args.should_save:
+            step = self.state.global_step
+            progress = {"step": step, "seconds": self.clock.seconds, "feed": self.feed.state_dict(step)}
+            folder = Path(self.args.output_dir) / f"checkpoint-{step}"
+            atomic_write_text(folder / PROGRESS_FILE, json.dumps(progress))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         load_model(self.model, str(Path(resume_from_checkpoint) / WEIGHTS_FILE))
 
 
+def last_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The newest whole checkpoint in `folder` and its progress; one that a kill left half-written does not count.
+
+    Raises ConfigError for a progress file that cannot be read.
+    """
+    found = sorted(
+        (path for path in folder.glob("checkpoint-*") if (path / PROGRESS_FILE).is_file()),
+        key=lambda path: int(path.name.rpartition("-")[2]),
+    )
+    if not found:
+        return None
+    try:
+        progress: dict[str, Any] = json.loads((found[-1] / PROGRESS_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"the checkpoint {found[-1]} is damaged ({error}); delete it to use the one before"
+        ) from error
+    return found[-1], progress
+
+
 def parameter_groups(learner: Learner, stage: Stage) -> list[dict[str, Any]]:
-    """AdamW's groups: one for each learning rate and weight decay; only matrices that are no embeddings decay."""
-    rates = {
-        id(weight): stage.part_learning_rates.get(name, stage.learning_rate)
-        for name, part in learner.parts().items()
-        for weight in part.parameters()
-    }
-    groups: dict[tuple[float, float], list[torch.nn.Parameter]] = defaultdict(list)
+    """AdamW's groups: one for each part and weight decay; only matrices that are no embeddings decay."""
+    parts = {id(weight): name for name, part in learner.parts().items() for weight in part.parameters()}
+    groups: dict[tuple[str, float], list[torch.nn.Parameter]] = defaultdict(list)
     for name, weight in learner.named_parameters():
         if weight.requires_grad:
             decay = stage.weight_decay if weight.ndim > 1 and "embed" not in name else 0.0
-            groups[rates.get(id(weight), stage.learning_rate), decay].append(weight)
-    return [{"params": weights, "lr": rate, "weight_decay": decay} for (rate, decay), weights in groups.items()]
+            groups[parts.get(id(weight), "heads"), decay].append(weight)
+    rates = stage.part_learning_rates
+    return [
+        {"params": weights, "lr": rates.get(part, stage.learning_rate), "weight_decay": decay, "name": part}
+        for (part, decay), weights in groups.items()
+    ]
+
+
+def flops_of(learner: Learner, stage: Stage) -> Callable[[StepCounts], float]:
+    """Operations of a batch, forward and backward, by the plan's formulas; attention as over samples of
+    `TYPICAL_LENGTH` tokens."""
+    config = learner.model.config
+    texts = Workload(
+        tokens_per_step=1000,
+        tiles_per_step=0,
+        sample_length=TYPICAL_LENGTH,
+        trainable=stage.train,
+        checkpointing=stage.gradient_checkpointing,
+        learned_share=0.5,
+    )
+    tokens = estimate(config, texts).total_flops
+    both = estimate(config, replace(texts, tiles_per_step=100)).total_flops
+    per_token, per_tile = tokens / 1000, (both - tokens) / 100
+    return lambda counts: per_token * (counts.tokens + counts.padding_tokens) + per_tile * counts.tiles
 
 
 class Tally:
-    """Sums what the steps since the last log line reported: samples a second, losses, and answers right by task."""
+    """Sums what the steps since the last log line reported: losses, and answers right by source."""
 
-    def __init__(self, stage: Stage) -> None:
-        self.labels = [source.label for source in stage.source]
+    def __init__(self) -> None:
         self._clear()
 
     def _clear(self) -> None:
-        self.started = time.monotonic()
-        self.samples = 0
         self.sums: dict[str, list[torch.Tensor]] = defaultdict(list)
         self.right: dict[str, list[float]] = defaultdict(list)
 
-    def add(self, sources: torch.Tensor, outputs: dict[str, torch.Tensor]) -> None:
-        self.samples += len(sources)
+    def add(self, notes: BatchNotes, outputs: dict[str, torch.Tensor]) -> None:
         for name, value in outputs.items():
             if value.ndim == 0 and name != "loss":
                 self.sums[name].append(value.detach())
         if "correct" in outputs:
-            for source, correct in zip(sources.tolist(), outputs["correct"].tolist(), strict=True):
-                self.right[self.labels[source]].append(correct)
+            for note, correct in zip(notes.samples, outputs["correct"].tolist(), strict=True):
+                self.right[note.source].append(correct)
 
     def take(self) -> dict[str, float]:
-        """The means since the last call."""
-        elapsed = time.monotonic() - self.started
+        """The means since the last call, of this rank."""
         values = {name: round(float(torch.stack(parts).mean()), 4) for name, parts in sorted(self.sums.items())}
         for label, hits in sorted(self.right.items()):
             values[f"exact_{label}"] = round(sum(hits) / len(hits), 3)
-        values["samples_per_s"] = round(self.samples / max(elapsed, 1e-9), 1)
         self._clear()
         return values
 
@@ -172,14 +298,15 @@ class StopOnSignal(TrainerCallback):
 
 
 def training_arguments(stage: Stage, run: Run, folder: Path) -> TrainingArguments:
-    """Our recipe in transformers' terms."""
+    """Our recipe in transformers' terms; the number of steps and of micro-batches comes from the feed."""
+    has_gpu = torch.cuda.is_available()
     return TrainingArguments(
         output_dir=str(folder),
         max_steps=stage.steps,
-        per_device_train_batch_size=stage.batch_size,
+        per_device_train_batch_size=stage.batch_size if stage.source else stage.batches.micro_batch,
         learning_rate=stage.learning_rate,
         weight_decay=stage.weight_decay,
-        max_grad_norm=1.0,
+        max_grad_norm=stage.max_grad_norm,
         bf16=run.bf16,
         seed=run.seed,
         save_strategy="no",
@@ -187,8 +314,10 @@ def training_arguments(stage: Stage, run: Run, folder: Path) -> TrainingArgument
         logging_steps=run.log_steps,
         logging_first_step=True,
         disable_tqdm=True,
-        report_to=[],
+        report_to=list(run.report_to),
+        logging_nan_inf_filter=False,  # the watch stops there
         remove_unused_columns=False,
         ignore_data_skip=True,
-        use_cpu=not torch.cuda.is_available(),
+        use_cpu=not has_gpu,
+        ddp_backend="gloo" if not has_gpu and int(os.environ.get("WORLD_SIZE", "1")) > 1 else None,
     )

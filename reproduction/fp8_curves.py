@@ -1,0 +1,220 @@
+"""Training curves of a mini decoder in bf16, with FP8 linear layers, and with FP8 linear layers and FP8 kept inputs.
+
+Equal weights at the start, equal batches, equal optimizer (AdamW, float32 weights under bf16 autocast); only the
+precision differs. The text is made here from a small grammar: entities whose colour and place are fixed facts, and sums
+of two numbers, so there is much to learn and a floor that nothing can go below. Writes the curves as JSON, and as a PNG
+where matplotlib is installed.
+
+    python reproduction/fp8_curves.py --out reproduction/results/fp8_curves.json      # about half an hour on two cores
+    python reproduction/fp8_curves.py --quick --out /tmp/fp8_curves.json               # a minute
+
+On a CPU the FP8 products are emulated: what is compared is numerics, never speed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import platform
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from nvila.model import NVILAConfig, NVILAForConditionalGeneration
+from nvila.train.precision.convert import apply_precision
+from nvila.train.precision.options import PrecisionOptions
+from nvila.train.precision.saved import saved_bytes
+from nvila.utils.atomic import atomic_write_bytes, atomic_write_text
+
+KEPT = {"inputs": True, "norms": True, "activations": True}
+PRECISIONS = {
+    "bf16": PrecisionOptions(),
+    "FP8 linear layers": PrecisionOptions(linears="tensorwise", min_features=32),
+    "FP8 linear layers and kept inputs": PrecisionOptions(linears="tensorwise", min_features=32, **KEPT),
+}
+HELD_OUT_BATCHES = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One curve's sizes; the decoder has `layers` layers of width `hidden`."""
+
+    steps: int = 300
+    batch: int = 16
+    tokens: int = 128
+    hidden: int = 256
+    layers: int = 4
+    learning_rate: float = 2e-3
+    seed: int = 0
+
+
+QUICK = Run(steps=40, batch=8, tokens=64, hidden=64, layers=2)
+
+
+def train(run: Run, options: PrecisionOptions) -> dict[str, Any]:
+    """Losses of every step, the smoothed last one, the held-out one, the bytes kept and the seconds of one run."""
+    model = make_model(run)
+    apply_precision(model, options)
+    decoder = list(model.llm.parameters())
+    optimizer = torch.optim.AdamW(decoder, lr=run.learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
+    warm_up = max(1, run.steps // 20)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / warm_up))
+    batches, losses, started = make_batches(run, run.seed), [], time.monotonic()
+    kept = saved_bytes(lambda: loss_of(model, next(make_batches(run, run.seed))), model.parameters())
+    for _ in range(run.steps):
+        loss = loss_of(model, next(batches))
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(decoder, 1.0)
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.item())
+    tail = losses[-max(1, run.steps // 10) :]
+    return {
+        "losses": [round(loss, 4) for loss in losses],
+        "last_loss": sum(tail) / len(tail),
+        "held_out_loss": held_out_loss(model, run),
+        "kept_bytes": kept,
+        "seconds": round(time.monotonic() - started, 1),
+    }
+
+
+def loss_of(model: NVILAForConditionalGeneration, ids: torch.Tensor) -> torch.Tensor:
+    """The mean loss () of the next byte, for ids (batch, tokens); bf16 products, float32 softmax."""
+    with torch.autocast(ids.device.type, dtype=torch.bfloat16):
+        logits = model.llm(input_ids=ids[:, :-1], use_cache=False).logits
+    return F.cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten())
+
+
+@torch.no_grad()
+def held_out_loss(model: NVILAForConditionalGeneration, run: Run) -> float:
+    """On text that no run trains on; without FP8 kept inputs, as nothing is kept."""
+    batches = make_batches(run, run.seed + 1_000_003)
+    return sum(loss_of(model, next(batches)).item() for _ in range(HELD_OUT_BATCHES)) / HELD_OUT_BATCHES
+
+
+def make_model(run: Run) -> NVILAForConditionalGeneration:
+    """A mini NVILA from `run.seed`; its vision tower is as small as can be and not used."""
+    vision = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+    text = {
+        "model_type": "qwen2",
+        "hidden_size": run.hidden,
+        "num_hidden_layers": run.layers,
+        "num_attention_heads": max(2, run.hidden // 64),
+        "num_key_value_heads": max(1, run.hidden // 128),
+        "intermediate_size": run.hidden * 11 // 4 // 16 * 16,
+        "vocab_size": 260,
+        "max_position_embeddings": 4096,
+        "tie_word_embeddings": True,
+    }
+    config = NVILAConfig(
+        {**vision, "image_size": 28, "patch_size": 14, "vision_use_head": False},
+        text,
+        image_mode="resize",
+        image_token_id=258,
+        video_token_id=259,
+    )
+    torch.manual_seed(run.seed)
+    return NVILAForConditionalGeneration(config).train()
+
+
+def make_batches(run: Run, seed: int) -> Iterator[torch.Tensor]:
+    """Endless ids (batch, tokens + 1), bytes of text from `seed`; the facts in it are the same for all seeds."""
+    rng, text = random.Random(seed), b""
+    size = run.batch * (run.tokens + 1)
+    while True:
+        while len(text) < size:
+            text += sentence(rng).encode()
+        yield torch.frombuffer(bytearray(text[:size]), dtype=torch.uint8).long().view(run.batch, -1)
+        text = text[size:]
+
+
+def sentence(rng: random.Random) -> str:
+    """A fact about one of 200 entities, or a sum of two numbers below 50."""
+    if rng.random() < 0.5:
+        first, second = rng.randrange(50), rng.randrange(50)
+        return f"{first} plus {second} is {first + second}. "
+    name = rng.randrange(200)
+    colour = ("red", "green", "blue", "yellow", "white")[name * 7 % 5]
+    place = ("in the house", "by the river", "on the hill", "under the bridge")[name * 11 % 4]
+    return f"the {colour} fox number {name} lives {place}. "
+
+
+def report(run: Run, seeds: list[int]) -> dict[str, Any]:
+    """All curves for all seeds, and how far each ends from bf16, in percent of its loss."""
+    curves = {name: [train(replace(run, seed=seed), options) for seed in seeds] for name, options in PRECISIONS.items()}
+    ends = {
+        name: {key: sum(curve[key] for curve in of_seeds) / len(seeds) for key in ("last_loss", "held_out_loss")}
+        for name, of_seeds in curves.items()
+    }
+    base = ends["bf16"]
+    gaps = {name: {key: round(100 * (end[key] / base[key] - 1), 3) for key in end} for name, end in ends.items()}
+    return {
+        "run": asdict(run),
+        "seeds": seeds,
+        "precisions": {name: asdict(options) for name, options in PRECISIONS.items()},
+        "gap_to_bf16_percent": gaps,
+        "curves": curves,
+        "hardware": f"{platform.machine()}, {torch.get_num_threads()} threads, products in FP8 emulated",
+        "torch": torch.__version__,
+        "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
+    }
+
+
+def plot(result: dict[str, Any], path: Path) -> None:
+    """Smoothed losses of the first seed by step; nothing where matplotlib is not installed."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        print("no picture: matplotlib is not installed")
+        return
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot()
+    for name, curves in result["curves"].items():
+        axes.plot(smooth(curves[0]["losses"]), label=name, linewidth=1)
+    axes.set(xlabel="step", ylabel="loss (nats a byte, smoothed)", yscale="log")
+    axes.legend()
+    figure.savefig(path.with_suffix(".part.png"), dpi=150)
+    atomic_write_bytes(path, path.with_suffix(".part.png").read_bytes())
+    path.with_suffix(".part.png").unlink()
+
+
+def smooth(losses: list[float], factor: float = 0.9) -> list[float]:
+    """The exponential moving average, corrected for its start."""
+    average, smoothed = 0.0, []
+    for count, loss in enumerate(losses, start=1):
+        average = factor * average + (1 - factor) * loss
+        smoothed.append(average / (1 - factor**count))
+    return smoothed
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a run of seconds, to see that it works")
+    parser.add_argument("--steps", type=int, help=f"steps a run (default {Run.steps})")
+    parser.add_argument("--seeds", type=int, default=2, help="how many seeds (default 2)")
+    parser.add_argument("--out", type=Path, default=Path("reproduction/results/fp8_curves.json"))
+    chosen = parser.parse_args(arguments)
+    run = QUICK if chosen.quick else Run()
+    run = replace(run, steps=chosen.steps) if chosen.steps else run
+    result = report(run, list(range(1 if chosen.quick else chosen.seeds)))
+    atomic_write_text(chosen.out, json.dumps(result) + "\n")
+    plot(result, chosen.out.with_suffix(".png"))
+    for name, gap in result["gap_to_bf16_percent"].items():
+        first = result["curves"][name][0]
+        figures = (
+            f"last {first['last_loss']:.4f}, held out {first['held_out_loss']:.4f}, kept {first['kept_bytes']:,} B"
+        )
+        print(f"{name}: {figures}; to bf16 {gap['last_loss']:+.2f} % and {gap['held_out_loss']:+.2f} %")
+    print(json.dumps({"out": str(chosen.out), "gap_to_bf16_percent": result["gap_to_bf16_percent"]}))
+
+
+if __name__ == "__main__":
+    main()
