@@ -37,8 +37,16 @@ class Backbones:
 
 @pytest.fixture(scope="session")
 def backbones(tmp_path_factory: pytest.TempPathFactory) -> Backbones:
+    return write_backbones(tmp_path_factory.mktemp("backbones"))
+
+
+@pytest.fixture(scope="session")
+def mixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_mixture(tmp_path_factory.mktemp("mixture"))
+
+
+def write_backbones(root: Path) -> Backbones:
     """Two layers each, 32 wide, tiles of 28 pixels with 16 patches."""
-    root = tmp_path_factory.mktemp("backbones")
     torch.manual_seed(0)
     tower = SiglipVisionConfig(
         hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=2, image_size=28, patch_size=7
@@ -59,10 +67,9 @@ def backbones(tmp_path_factory: pytest.TempPathFactory) -> Backbones:
     return Backbones(vision=root / "vision", language=root / "language")
 
 
-@pytest.fixture(scope="session")
-def mixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A mixture of 40 coloured pictures of many shapes and of 30 texts of many lengths."""
-    root = tmp_path_factory.mktemp("mixture")
+def write_mixture(root: Path) -> Path:
+    """A mixture of 40 coloured pictures of many shapes, 30 texts of many lengths and 12 clips (folders of frames)."""
+    root.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     pictures, texts = [], []
     for number in range(40):
@@ -78,10 +85,19 @@ def mixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
         words = " ".join(["one", "two", "three"][int(place)] for place in rng.integers(0, 3, int(rng.integers(1, 12))))
         turns = [{"from": "human", "value": f"Say: {words}"}, {"from": "gpt", "value": words}]
         texts.append({"id": f"t{number}", "conversations": turns})
-    for name, records in (("pictures", pictures), ("texts", texts)):
+    clips = []
+    for number in range(12):
+        folder = root / f"clip{number}"
+        folder.mkdir()
+        order = [list(COLOURS)[int(place)] for place in rng.permutation(3)]
+        for place, name in enumerate(order):
+            Image.new("RGB", (40, 30), COLOURS[name]).save(folder / f"{place}.png")
+        turns = [{"from": "human", "value": "<video>\nIn which order?"}, {"from": "gpt", "value": " ".join(order)}]
+        clips.append({"id": f"c{number}", "video": folder.name, "conversations": turns})
+    for name, records in (("pictures", pictures), ("texts", texts), ("clips", clips)):
         (root / f"{name}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in records), encoding="utf-8")
     text = 'name = "tiny"\n' + "".join(
-        f'[[source]]\nname = "{name}"\npath = "{root / name}.jsonl"\n' for name in ("pictures", "texts")
+        f'[[source]]\nname = "{name}"\npath = "{root / name}.jsonl"\n' for name in ("pictures", "texts", "clips")
     )
     (root / "mixture.toml").write_text(text, encoding="utf-8")
     return root / "mixture.toml"

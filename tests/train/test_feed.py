@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
@@ -81,11 +82,11 @@ def test_every_sample_comes_once_an_epoch(opened: Mixture, backbones: Backbones)
     seen: list[str] = []
     for batch in make_feed(opened, backbones, PADDED).loader(0):
         seen += ids(batch)
-        if len(seen) >= 3 * 70:
+        if len(seen) >= 3 * 82:
             break
     # The window and the pool move samples over the border of an epoch, but drop and double none.
     assert {seen.count(name) for name in set(seen)} <= {2, 3, 4}
-    assert len(set(seen)) == 70
+    assert len(set(seen)) == 82
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
@@ -123,9 +124,7 @@ def test_rows_hold_what_a_step_should(opened: Mixture, backbones: Backbones) -> 
 def test_a_picture_that_is_broken_is_replaced_and_counted(mixture: Path, backbones: Backbones, tmp_path: Path) -> None:
     """Its header is sound, so that only the encoding finds it."""
     root = tmp_path / "copy"
-    root.mkdir()
-    for path in mixture.parent.iterdir():
-        (root / path.name).write_bytes(path.read_bytes())
+    shutil.copytree(mixture.parent, root)
     text = mixture.read_text(encoding="utf-8").replace(str(mixture.parent), str(root))
     (root / "mixture.toml").write_text(text, encoding="utf-8")
     data = bytearray((root / "3.png").read_bytes())
@@ -137,7 +136,7 @@ def test_a_picture_that_is_broken_is_replaced_and_counted(mixture: Path, backbon
     assert "p4" in seen
     assert "p3" not in seen
     assert feed.tally.num_broken[0] > 0
-    assert feed.tally.num_broken[1] == 0
+    assert feed.tally.num_broken[1:] == [0, 0]
     for number in range(40):
         (root / f"{number}.png").write_bytes(data[:60])
     with pytest.raises(DataError, match="pictures"):

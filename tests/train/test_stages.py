@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_model
 from transformers import TrainerCallback
 
 from nvila.data.corpus import Assets, dense_labels
@@ -261,7 +261,7 @@ def test_weights_that_are_not_finite_or_do_not_fit_are_refused(assets: Assets, t
     tokenizer = start.load_or_build_tokenizer(tmp_path, assets, TINY)
     kinds = dense_kinds(dense_labels(assets))
     learner = start.build_learner(TINY, tokenizer, kinds)
-    stages.save_model(learner, str(tmp_path / "a.safetensors"))
+    save_model(learner, str(tmp_path / "a.safetensors"))
     deeper = start.build_learner(replace(TINY, text_layers=3), tokenizer, kinds)
     with pytest.raises(CheckpointError, match="does not fit"):
         load_weights(deeper.model, tmp_path / "a.safetensors")

@@ -48,13 +48,13 @@ def train(
         )
     _log_to_console()
     from nvila.train.export import export as write_checkpoint
-    from nvila.train.stages import is_finished, run_recipe
+    from nvila.train.stages import is_finished, process_state, run_recipe
     from nvila.train.start import load_or_build_tokenizer
 
     needs_assets = assets is not None or any(stage.source for stage in plan.stage)
     source = Assets.load(assets) if needs_assets else None
     learner = run_recipe(plan, out, source, stop_after=stop_after)
-    if export is not None and is_finished(plan, out):
+    if export is not None and is_finished(plan, out) and process_state().is_main_process:
         size = write_checkpoint(learner.model, load_or_build_tokenizer(out / "tokenizer", source, plan.model), export)
         print(f"{export}: {size / 1e6:.1f} MB of weights")
 

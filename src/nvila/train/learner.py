@@ -48,7 +48,7 @@ class Learner(nn.Module):
         self.grounding_weight = 0.0
         self.loss: Literal["answer", "token"] = "answer"
         self.soft_targets: SoftTargets | None = None
-        """Time tokens, whose neighbours are nearly right (temporal localisation); with the loss of tokens alone."""
+        """Time tokens, whose neighbours are nearly right (temporal localisation)."""
         self.always_sees = False
         """Whether a batch without media runs the tower on an empty picture, which counts for nothing: where ranks share
         parameters, all must run the same modules, and where the decoder is frozen, a text alone has no gradient."""
@@ -105,13 +105,17 @@ class Learner(nn.Module):
                 loss = loss + self.grounding_weight * results["grounding_loss"]
             head = self.model.get_output_embeddings()
             if self.loss == "answer":
-                answer_loss, results["correct"] = answer_losses(outputs.last_hidden_state, labels, head)
+                answer_loss, results["correct"] = answer_losses(
+                    outputs.last_hidden_state, labels, head, self.soft_targets
+                )
             else:
                 answer_loss, results["accuracy_tokens"] = step_loss(
                     outputs.last_hidden_state, labels, head, num_items, self.soft_targets
                 )
             results["answer_loss"] = answer_loss
             loss = loss + self.answer_weight * answer_loss
+        if features_NPC is not None and not loss.requires_grad:  # nothing in this batch that this stage learns from
+            loss = loss + 0.0 * features_NPC.float().sum()
         return {"loss": loss, **results}
 
     def _contrast(
@@ -169,14 +173,14 @@ class Learner(nn.Module):
 
 
 def answer_losses(
-    hidden_BLH: torch.Tensor, labels_BL: torch.Tensor, head: nn.Module
+    hidden_BLH: torch.Tensor, labels_BL: torch.Tensor, head: nn.Module, soft_targets: SoftTargets | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The weighted mean loss () of the labelled tokens, and (B,) the share of each conversation's answers that were
     predicted whole; an answer is a run of labelled tokens."""
     targets_BL = labels_BL[:, 1:]
     labelled_BL = targets_BL != IGNORED
     starts_BL = labelled_BL & (labels_BL[:, :-1] == IGNORED)
-    found = _labelled_losses(hidden_BLH, labelled_BL, targets_BL, head)
+    found = _labelled_losses(hidden_BLH, labelled_BL, targets_BL, head, soft_targets)
     # One number an answer, in the order of the labelled tokens.
     answers = starts_BL[labelled_BL].cumsum(0) - 1
     lengths_A = torch.bincount(answers)

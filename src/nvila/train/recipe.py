@@ -46,6 +46,10 @@ class ModelRecipe:
     max_tiles: int = 12
     temporal_pool: int = 2
     num_video_frames: int = 8
+    num_time_tokens: int = 0
+    """Tokens <t0>, <t1> ... that answers about clips point with; a neighbour of the right one is nearly right."""
+    soft_ce_std: float = 1.0
+    """Width, in tokens, of what counts as nearly right."""
     max_position_embeddings: int = 4096
     attention: str = "eager"
     """transformers' attention: at 64 tokens eager is faster than sdpa, long packed rows want flash_attention_2."""

@@ -77,18 +77,20 @@ class Probe(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if time.monotonic() - self._last >= self.seconds or control.should_training_stop:
-            self.reporter.write(state.global_step, probe(self.learner, self.stream, self.samples, bf16=args.bf16))
+            self.reporter.write(
+                state.global_step, probe(self.learner, self.stream, self.samples, state.global_step, bf16=args.bf16)
+            )
             self._last = time.monotonic()
 
 
-def probe(learner: Learner, stream: BatchStream, num_samples: int, *, bf16: bool) -> dict[str, float]:
+def probe(learner: Learner, stream: BatchStream, num_samples: int, step: int, *, bf16: bool) -> dict[str, float]:
     """`heldout_TASK`, the part of exact answers, or the accuracy on characters where nothing is answered."""
     values: dict[str, float] = {}
     device = next(learner.parameters()).device
     training = learner.training
     learner.eval()
     for index, source in enumerate(stream.stage.source):
-        batch = stream.probe(index, num_samples)
+        batch = stream.probe(index, num_samples, step)
         batch.pop("notes")
         moved = {key: value.to(device) if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):

@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate import PartialState
-from safetensors.torch import load_model, save_model
+from safetensors.torch import load_model
 from transformers import TrainingArguments, set_seed
 
 from nvila import config as config_files
@@ -34,12 +34,12 @@ from nvila.train.learner import Learner, checkpoint_layers, compile_layers, norm
 from nvila.train.meter import TimeLeft
 from nvila.train.precision.convert import apply_precision
 from nvila.train.precision.options import PrecisionOptions
-from nvila.train.recipe import Batches, Recipe, Stage
+from nvila.train.recipe import Batches, Recipe, Stage, Visual
 from nvila.train.report import METRICS_FILE, Probe, Reporter, ShowProgress
 from nvila.train.schedule import StageClock
 from nvila.train.start import build_learner, build_processor, calibrate, load_or_build_tokenizer, set_visual
 from nvila.train.stream import BatchStream
-from nvila.train.trainer import Feed, StageTrainer, last_checkpoint, training_arguments
+from nvila.train.trainer import WEIGHTS_FILE, Feed, StageTrainer, last_checkpoint, training_arguments
 from nvila.utils.atomic import atomic_write_text
 
 logger = logging.getLogger(__name__)
@@ -64,17 +64,36 @@ def run_recipe(recipe: Recipe, folder: Path, assets: Assets | None = None, *, st
     with ranks.main_process_first():
         tokenizer = load_or_build_tokenizer(folder / "tokenizer", assets, recipe.model)
     kinds = () if assets is None else dense_kinds(dense_labels(assets))
+    learner = new_learner(recipe, tokenizer, kinds)
+    for stage in recipe.stage:
+        ended = run_stage(recipe, stage, learner, tokenizer, assets, folder / stage.name)
+        if ended == "sharded":
+            learner = unsharded(learner, new_learner(recipe, tokenizer, kinds), folder / stage.name / FINAL_FILE)
+        if ended == "interrupted" or stage.name == stop_after:
+            break
+    return learner
+
+
+def new_learner(recipe: Recipe, tokenizer: Any, kinds: tuple[DenseKind, ...]) -> Learner:
+    """What the first stage starts from, in the recipe's precision."""
     has_contrast = any(stage.contrast_weight for stage in recipe.stage)
     learner = build_learner(recipe.model, tokenizer, kinds, has_contrast=has_contrast)
     if recipe.precision != PrecisionOptions():
         logger.info("%s", apply_precision(learner.model, recipe.precision).summary())
     if recipe.run.compile:
         compile_layers(learner.model)
-    for stage in recipe.stage:
-        done = run_stage(recipe, stage, learner, tokenizer, assets, folder / stage.name)
-        if not done or stage.name == stop_after:
-            break
     return learner
+
+
+def unsharded(learner: Learner, new: Learner, final: Path) -> Learner:
+    """`new`, with what a stage made of `learner`.
+
+    FSDP and DeepSpeed change a module for good, and the next stage, which trains other parts, needs an untouched one.
+    """
+    config = learner.model.config
+    set_visual(new.model, Visual(**{field.name: getattr(config, field.name) for field in fields(Visual)}))
+    load_model(new, str(final))
+    return new
 
 
 def process_state() -> PartialState:
@@ -97,13 +116,13 @@ def build_encoder(learner: Learner, tokenizer: Any, kinds: Iterable[DenseKind]) 
 
 def run_stage(
     recipe: Recipe, stage: Stage, learner: Learner, tokenizer: Any, assets: Assets | None, folder: Path
-) -> bool:
-    """Trains one stage, or loads its weights when it is done; False when it was interrupted."""
+) -> Literal["whole", "sharded", "interrupted"]:
+    """Trains one stage, or loads its weights when it is done; says how it left the learner."""
     final = folder / FINAL_FILE
     set_visual(learner.model, stage.visual)
     if final.exists():
         load_model(learner, str(final))
-        return True
+        return "whole"
     folder.mkdir(parents=True, exist_ok=True)
     found = last_checkpoint(folder)
     args = training_arguments(stage, recipe.run, folder)
@@ -113,12 +132,14 @@ def run_stage(
     clock = StageClock(stage, 0.0 if found is None else float(found[1]["seconds"]))
     if found is not None:
         feed.load_state_dict(found[1]["feed"])
+        load_model(learner, str(found[0] / WEIGHTS_FILE))
     elif stage.calibrate and isinstance(feed, BatchStream):
         calibrate(learner.model, torch.cat([_pixels(feed, step) for step in range(CALIBRATION_BATCHES)]))
     trainer = StageTrainer(learner, feed, stage, clock, recipe.run, args)
     reporter = Reporter(folder.parent, stage.name)
     trainer.add_callback(reporter)
-    if recipe.run.probe_samples and isinstance(feed, BatchStream):
+    # The ranks' clocks differ, and a forward pass of shards needs all ranks at once.
+    if recipe.run.probe_samples and isinstance(feed, BatchStream) and not trainer.shards:
         trainer.add_callback(
             Probe(learner, feed, reporter, seconds=recipe.run.probe_seconds, samples=recipe.run.probe_samples)
         )
@@ -129,12 +150,10 @@ def run_stage(
     if args.should_save:
         write_curves(folder.parent / METRICS_FILE, folder.parent / "loss.png")
     if clock.progress(trainer.state.global_step) < 1.0:
-        return False
-    if args.should_save:
-        save_model(learner, str(final) + ".part")
-        Path(str(final) + ".part").rename(final)
+        return "interrupted"
+    trainer.write_weights(final)
     trainer.accelerator.wait_for_everyone()
-    return True
+    return "sharded" if trainer.shards else "whole"
 
 
 def build_feed(
@@ -198,7 +217,10 @@ def prepare(learner: Learner, stage: Stage, *, has_others: bool = False) -> None
 
     `has_others`: whether other ranks train the same parameters.
     """
-    learner.always_sees = has_others or "llm" not in stage.train
+    # Or else, in a step of texts alone, one rank would leave the projector as it is, where several give it a gradient
+    # of zero, with which AdamW goes on moving it.
+    mixes = bool(stage.mixture) and set(stage.train) != {"llm"}
+    learner.always_sees = has_others or mixes or "llm" not in stage.train
     learner.loss = stage.loss
     learner.dense_weight, learner.answer_weight = stage.dense_weight, stage.answer_weight
     learner.grounding_weight, learner.contrast_weight = stage.grounding_weight, stage.contrast_weight

@@ -14,6 +14,7 @@ from nvila.errors import CheckpointError, ConfigError
 from nvila.layouts import VisualSettings, read_settings, resolve
 from nvila.model import NVILAConfig, NVILAForConditionalGeneration
 from nvila.model.checkpoint import check_weights, read_weights
+from nvila.ops import SoftTargets
 from nvila.processing import NVILAImageProcessor, NVILAProcessor, NVILAVideoProcessor
 from nvila.processing.tokens import prepare_tokenizer
 from nvila.train.contrast import ContrastHead
@@ -23,6 +24,7 @@ from nvila.train.recipe import ModelRecipe, Visual
 from nvila.train.tokenizer import build_tokenizer
 
 CHAT_WORDS = ("system", "user", "assistant", "You are a helpful assistant")
+TIME_TOKEN = "<t{t}>"
 START_STD = 0.02
 TOKEN_SIZE = 0.5
 """Root mean square of a visual token's channels at the start."""
@@ -44,6 +46,7 @@ def load_or_build_tokenizer(folder: Path, assets: Assets | None, model: ModelRec
             tokenizer = build_tokenizer([*CHAT_WORDS, *tokenizer_words(assets)])
         else:
             raise ConfigError("the recipe names no tokenizer: give model.init or model.language, or --assets")
+        tokenizer.add_tokens([TIME_TOKEN.format(t=number) for number in range(model.num_time_tokens)])
         tokenizer.save_pretrained(folder)
     return AutoTokenizer.from_pretrained(folder)
 
@@ -65,7 +68,11 @@ def build_learner(
             start_small(model)
         take_backbones(model, sizes)
     contrast = ContrastHead(config.vision_config, vocab_size=config.text_config.vocab_size) if has_contrast else None
-    return Learner(model, DenseHead(tuple(kinds), config.vision_config.hidden_size), contrast)
+    learner = Learner(model, DenseHead(tuple(kinds), config.vision_config.hidden_size), contrast)
+    if sizes.num_time_tokens:
+        first = tokenizer.convert_tokens_to_ids(TIME_TOKEN.format(t=0))
+        learner.soft_targets = SoftTargets(first_id=first, num_tokens=sizes.num_time_tokens, std=sizes.soft_ce_std)
+    return learner
 
 
 def model_config(sizes: ModelRecipe, tokenizer: Any) -> NVILAConfig:
@@ -73,6 +80,8 @@ def model_config(sizes: ModelRecipe, tokenizer: Any) -> NVILAConfig:
     config = sized_config(sizes, len(tokenizer))
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         setattr(config.text_config, name, getattr(tokenizer, name))
+    config.num_time_tokens, config.time_token_format = sizes.num_time_tokens, TIME_TOKEN
+    config.soft_ce_std = sizes.soft_ce_std
     config.image_token_id = tokenizer.convert_tokens_to_ids("<image>")
     config.video_token_id = tokenizer.convert_tokens_to_ids("<vila/video>")
     return config

@@ -90,11 +90,13 @@ class BatchStream(IterableDataset[dict[str, Any]]):
         ]
         return self._arrange(encoded, chosen)
 
-    def probe(self, source: int, num_samples: int) -> dict[str, Any]:
-        """A batch of held-out samples of one source; always the same ones."""
+    def probe(self, source: int, num_samples: int, step: int) -> dict[str, Any]:
+        """A batch of held-out samples of one source, as difficult as those of `step`; else always the same ones."""
         rng = np.random.default_rng([self.seed, source])
         encoded = [
-            self._encode(self.stage.source[source], "heldout", PROBE_INDEX + index, 1.0, rng)
+            self._encode(
+                self.stage.source[source], "heldout", PROBE_INDEX + index, difficulty_at(self.stage, step), rng
+            )
             for index in range(num_samples)
         ]
         return self._arrange(encoded, [source] * num_samples)

@@ -19,7 +19,7 @@ from types import FrameType
 from typing import Any, Literal, Protocol
 
 import torch
-from safetensors.torch import load_model, save_model
+from torch.distributed.tensor import DTensor
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
@@ -31,12 +31,15 @@ from nvila.train.plan import Workload, estimate
 from nvila.train.precision.optimizer import Fp8AdamW
 from nvila.train.recipe import Run, Stage
 from nvila.train.schedule import StageClock, StageEnd
+from nvila.train.sharded import load_whole_state, whole_state, whole_weights, write_weights
 from nvila.train.watch import LossWatch
 from nvila.utils.atomic import atomic_write_text
 
 PROGRESS_FILE = "progress.json"
 """Written last, so that a checkpoint that has it is whole: step, seconds, and where the feed stands."""
 WEIGHTS_FILE = "model.safetensors"
+OPTIMIZER_FILE = "optimizer.pt"
+SCHEDULER_FILE = "scheduler.pt"
 ADAM_BETAS = (0.9, 0.98)
 TYPICAL_LENGTH = 512
 
@@ -155,6 +158,8 @@ class StageTrainer(Trainer):
         The one synchronisation of a step, over devices and ranks.
         """
         norm = super()._clip_grad_norm(model)
+        if isinstance(norm, DTensor):
+            norm = norm.full_tensor()
         total = torch.stack(self._step_losses).sum().float()
         loss = float(self.accelerator.reduce(total, "mean"))
         seen, self._seen, self._step_losses = self._seen, [], []
@@ -176,10 +181,40 @@ class StageTrainer(Trainer):
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         return 0
 
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        folder = Path(output_dir or self.args.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        save_model(self.accelerator.unwrap_model(self.model), str(folder / WEIGHTS_FILE))
+    @property
+    def shards(self) -> bool:
+        """Whether the ranks share weights or optimiser states, so that each has a part alone (FSDP, DeepSpeed)."""
+        return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
+
+    def write_weights(self, path: Path) -> None:
+        """Writes the whole weights; all ranks must call it, as all send what they have."""
+        learner = self.accelerator.unwrap_model(self.model)
+        # Under FSDP2 accelerate gives what was gathered on CPUs before it has arrived.
+        whole = whole_weights(learner) if self.is_fsdp_enabled else self.accelerator.get_state_dict(self.model_wrapped)
+        if self.args.should_save:
+            write_weights(learner, whole, path)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        self.write_weights(Path(output_dir or self.args.output_dir) / WEIGHTS_FILE)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """Under FSDP as without: accelerate's own files would go on with FSDP alone."""
+        if not self.is_fsdp_enabled:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        state = whole_state(self.optimizer)
+        if self.args.should_save:
+            torch.save(state, Path(output_dir) / OPTIMIZER_FILE)
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_FILE)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None or not self.is_fsdp_enabled:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        # Mapped, so that the ranks of a machine read it once and keep their slices alone.
+        state = torch.load(Path(checkpoint) / OPTIMIZER_FILE, map_location="cpu", weights_only=True, mmap=True)
+        load_whole_state(self.optimizer, state)
+        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_FILE, weights_only=True))
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
@@ -190,7 +225,7 @@ class StageTrainer(Trainer):
             atomic_write_text(folder / PROGRESS_FILE, json.dumps(progress))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        load_model(self.model, str(Path(resume_from_checkpoint) / WEIGHTS_FILE))
+        """Nothing: `stages.run_stage` loaded the weights before any rank got its slices of them."""
 
 
 def last_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]] | None:
