@@ -1,12 +1,12 @@
 """How much of the machine's matrix rate a training step of the small model reaches.
 
-A step is forward, backward, clipping and AdamW on batches that are ready before the clock starts: generated samples of
-the shipped model's last recipe (single tiles) or of a mixture of the corpus in the package (packed rows). The ceiling
-is the best rate of a plain square bf16 product in the same run, before and after; operations are those of the plan
-(`nvila.train.plan`), which tests compare with counted ones. The peer is the same model by transformers alone: padded
-rows, all logits, float32 or autocast. Medians over batches, in turns. The last line is JSON.
+A step is forward, backward, clipping and AdamW on batches that are ready before the clock starts: packed rows of the
+corpus in the package. The ceiling is the best rate of a plain square bf16 product in the same run, before and after;
+operations are those of the plan (`nvila.train.plan`), which tests compare with counted ones. The peer is the same model
+by transformers alone: padded rows, all logits, float32 or autocast. Medians over batches, in turns. The last line is
+JSON.
 
-    python benchmarks/bench_train_step.py [--threads 2] [--batches 8] [--quick]
+    python benchmarks/bench_train_step.py [--threads 2] [--batches 8] [--compile] [--quick]
 """
 
 from __future__ import annotations
@@ -93,11 +93,11 @@ def inputs_of(batch: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in batch.items() if key != "notes"}
 
 
-def contenders(quick: bool) -> dict[str, tuple[Step, bool]]:
+def contenders(compiled: bool) -> dict[str, tuple[Step, bool]]:
     """The steps by name, each with whether its rows are packed."""
     ours = make_learner()
     found = {"ours": (stepper(lambda batch: ours(**inputs_of(batch))["loss"], ours, bf16=True), True)}
-    if not quick:
+    if compiled:
         faster = make_learner(compiled=True)
         found["ours, compiled"] = (stepper(lambda batch: faster(**inputs_of(batch))["loss"], faster, bf16=True), True)
     for name, bf16 in (("transformers", True), ("transformers, float32", False)):
@@ -110,14 +110,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--batches", type=int, default=8)
-    parser.add_argument("--quick", action="store_true", help="two batches, nothing compiled: does it run?")
+    parser.add_argument("--quick", action="store_true", help="two batches: does it run?")
+    parser.add_argument("--compile", action="store_true", help="ours with compiled layers as well; takes minutes")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     count = 2 if options.quick else options.batches
     batches = {pack: make_batches(count, pack=pack) for pack in (True, False)}
     stage = Stage(name="bench", mixture="bench", steps=1, loss="token", dense_weight=0.0)
     flops = flops_of(make_learner(), stage)
-    steps = contenders(options.quick)
+    steps = contenders(options.compile)
     ceiling = [measured_flops(torch.device("cpu"), size=2048)]
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for round_number in range(2):  # the first round warms up and compiles
