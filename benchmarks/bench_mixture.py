@@ -17,8 +17,6 @@ import json
 import os
 import platform
 import resource
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -27,11 +25,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+from own_process import in_own_process, resident_mb
 
 from nvila.data.mixture import Mixture, MixtureConfig, SourceConfig
 from nvila.types import Sample
 
-MEGABYTE = 2**20
 AIMS = {"open_s": 5.0, "resident_mb": 400.0}
 SEED = 7
 
@@ -118,11 +116,6 @@ CONTENDERS: dict[str, Callable[[int, int], Iterator[Any]]] = {
 }
 
 
-def resident_mb() -> float:
-    with open("/proc/self/statm", encoding="ascii") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / MEGABYTE
-
-
 def peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
@@ -154,16 +147,6 @@ def measure(name: str, num_samples: int, num_sources: int, num_read: int) -> dic
     }
 
 
-def in_own_process(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--only", name, "--samples", str(arguments.samples)]
-    command += ["--sources", str(arguments.sources), "--read", str(arguments.read)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        return {"failed": (done.stderr.strip().splitlines() or ["no message"])[-1]}
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return result
-
-
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--samples", type=int, default=10_000_000)
@@ -177,7 +160,9 @@ def main() -> None:
     if arguments.only:
         print(json.dumps(measure(arguments.only, arguments.samples, arguments.sources, arguments.read)))
         return
-    results = {name: in_own_process(name, arguments) for name in CONTENDERS}
+    sizes = {"--samples": arguments.samples, "--sources": arguments.sources, "--read": arguments.read}
+    given = [str(part) for pair in sizes.items() for part in pair]
+    results = {name: in_own_process(__file__, "--only", name, *given) for name in CONTENDERS}
     print(f"{arguments.samples} samples; aims: {AIMS['open_s']} s to open, {AIMS['resident_mb']} MB resident")
     for name, result in results.items():
         kind = {"numpy_table": "ceiling", "ours": "ours", "ours_with_keep_list": "ours"}.get(name, "peer")

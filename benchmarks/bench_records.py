@@ -16,14 +16,14 @@ import json
 import os
 import platform
 import random
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+
+from own_process import in_own_process, resident_mb
 
 AIMS = {"open_s": 5.0, "resident_mb": 400.0}
 SEED = 7
@@ -93,11 +93,6 @@ CONTENDERS: dict[str, Callable[[Path, Path], Any]] = {
 KINDS = {"bytes": "ceiling", "ours": "ours"}
 
 
-def resident_mb() -> float:
-    with open("/proc/self/statm", encoding="ascii") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-
 def measure(contender: Callable[[Path, Path], Any], path: Path, cache: Path, small: Path) -> dict[str, float]:
     """One opening, after another of a small file, which pays for imports; then random records."""
     contender(small, cache)
@@ -111,15 +106,6 @@ def measure(contender: Callable[[Path, Path], Any], path: Path, cache: Path, sma
         for index in picks:
             records[index]
         result["random_per_s"] = round(len(picks) / (time.perf_counter() - started))
-    return result
-
-
-def in_own_process(name: str, folder: Path) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--only", name, "--folder", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        return {"failed": (done.stderr.strip().splitlines() or ["no message"])[-1]}
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
 
 
@@ -142,7 +128,7 @@ def main() -> None:
         write_records(folder / "small.jsonl", 100)
         num_bytes = (folder / "records.jsonl").stat().st_size
         results = {
-            f"{contender}, {when}": in_own_process(contender, folder)
+            f"{contender}, {when}": in_own_process(__file__, "--only", contender, "--folder", str(folder))
             for contender in CONTENDERS
             for when in ("first", "again")
         }

@@ -73,9 +73,7 @@ def test_two_ranks_share_the_rows_of_one(batches: Batches, opened: Mixture, back
 
 def _steps(feed: MixtureFeed) -> Any:
     """The ids of each step."""
-    batches = iter(feed.loader(0))
-    while True:
-        yield [name for batch in islice(batches, feed.num_micro_batches) for name in ids(batch)]
+    return _regroup(iter(feed.loader(0)), feed.num_micro_batches)
 
 
 def test_every_sample_comes_once_an_epoch(opened: Mixture, backbones: Backbones) -> None:

@@ -138,9 +138,9 @@ class Learner(nn.Module):
         self, pixel_values: torch.Tensor | None, pixel_values_videos: torch.Tensor | None
     ) -> torch.Tensor | None:
         """Features (N, P, C) of the tiles of pictures, then of the frames of clips; None where there is neither."""
-        given = [normalised(pixels) for pixels in (pixel_values, pixel_values_videos) if pixels is not None]
-        if given:
-            return self.model.encode_tiles(torch.cat(given))
+        pixels = all_pixels(pixel_values, pixel_values_videos)
+        if pixels is not None:
+            return self.model.encode_tiles(pixels)
         if not self.always_sees:
             return None
         side, count = self.model.config.tile_size, self.model.num_image_tiles((1, 1))
@@ -217,6 +217,12 @@ def _labelled_losses(
     """The losses of the labelled tokens alone, each predicted from the position before it."""
     hidden, targets = hidden_BLH[:, :-1][labelled_BL], targets_BL[labelled_BL]
     return token_losses(hidden, head.weight, targets, bias=head.bias, soft_targets=soft_targets)
+
+
+def all_pixels(pixel_values: torch.Tensor | None, pixel_values_videos: torch.Tensor | None) -> torch.Tensor | None:
+    """The tiles of pictures, then the frames of clips, (N, 3, S, S) normalised; None where there is neither."""
+    given = [normalised(pixels) for pixels in (pixel_values, pixel_values_videos) if pixels is not None]
+    return torch.cat(given) if given else None
 
 
 def normalised(pixels: torch.Tensor) -> torch.Tensor:

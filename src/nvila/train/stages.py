@@ -7,7 +7,6 @@ that ended leaves `final.safetensors`; running the same command again continues 
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -30,7 +29,7 @@ from nvila.train.dense import DenseKind, DenseRaster, dense_kinds
 from nvila.train.encode import SampleEncoder
 from nvila.train.extras import Extras
 from nvila.train.feed import MixtureFeed, num_steps
-from nvila.train.learner import Learner, checkpoint_layers, compile_layers, normalised
+from nvila.train.learner import Learner, all_pixels, checkpoint_layers, compile_layers
 from nvila.train.meter import TimeLeft
 from nvila.train.precision.convert import apply_precision
 from nvila.train.precision.options import PrecisionOptions
@@ -39,7 +38,7 @@ from nvila.train.report import METRICS_FILE, Probe, Reporter, ShowProgress
 from nvila.train.schedule import StageClock
 from nvila.train.start import build_learner, build_processor, calibrate, load_or_build_tokenizer, set_visual
 from nvila.train.stream import BatchStream
-from nvila.train.trainer import WEIGHTS_FILE, Feed, StageTrainer, last_checkpoint, training_arguments
+from nvila.train.trainer import WEIGHTS_FILE, Feed, StageTrainer, cpu_backend, last_checkpoint, training_arguments
 from nvila.utils.atomic import atomic_write_text
 
 logger = logging.getLogger(__name__)
@@ -98,9 +97,8 @@ def unsharded(learner: Learner, new: Learner, final: Path) -> Learner:
 
 def process_state() -> PartialState:
     """The processes of this run, by accelerate: those that torchrun or accelerate started, or this one alone."""
-    has_gpu = torch.cuda.is_available()
-    has_others = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    return PartialState(cpu=not has_gpu, **({"backend": "gloo"} if has_others and not has_gpu else {}))
+    backend = cpu_backend()
+    return PartialState(cpu=not torch.cuda.is_available(), **({} if backend is None else {"backend": backend}))
 
 
 def is_finished(recipe: Recipe, folder: Path) -> bool:
@@ -207,9 +205,9 @@ def encode_options(batches: Batches) -> EncodeOptions:
 
 def _pixels(stream: BatchStream, step: int) -> torch.Tensor:
     batch = stream.batch(step)
-    return torch.cat(
-        [normalised(batch[key]) for key in ("pixel_values", "pixel_values_videos") if batch[key] is not None]
-    )
+    pixels = all_pixels(batch["pixel_values"], batch["pixel_values_videos"])
+    assert pixels is not None
+    return pixels
 
 
 def prepare(learner: Learner, stage: Stage, *, has_others: bool = False) -> None:

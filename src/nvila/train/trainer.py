@@ -332,9 +332,14 @@ class StopOnSignal(TrainerCallback):
         self.caught = number
 
 
+def cpu_backend() -> str | None:
+    """gloo where torchrun or accelerate started several processes on CPUs, else torch's own choice."""
+    has_others = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return "gloo" if has_others and not torch.cuda.is_available() else None
+
+
 def training_arguments(stage: Stage, run: Run, folder: Path) -> TrainingArguments:
     """Our recipe in transformers' terms; the number of steps and of micro-batches comes from the feed."""
-    has_gpu = torch.cuda.is_available()
     return TrainingArguments(
         output_dir=str(folder),
         max_steps=stage.steps,
@@ -353,6 +358,6 @@ def training_arguments(stage: Stage, run: Run, folder: Path) -> TrainingArgument
         logging_nan_inf_filter=False,  # the watch stops there
         remove_unused_columns=False,
         ignore_data_skip=True,
-        use_cpu=not has_gpu,
-        ddp_backend="gloo" if not has_gpu and int(os.environ.get("WORLD_SIZE", "1")) > 1 else None,
+        use_cpu=not torch.cuda.is_available(),
+        ddp_backend=cpu_backend(),
     )
