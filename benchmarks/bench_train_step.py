@@ -39,12 +39,13 @@ from nvila.train.recipe import Batches, Stage
 from nvila.train.trainer import ADAM_BETAS, flops_of, parameter_groups
 
 SEED = 0
+ATTENTION = "segments"
 ROWS, MAX_TOKENS = 4, 1280
 Step = Callable[[dict[str, Any]], None]
 
 
 def load() -> NVILAForConditionalGeneration:
-    model = NVILAForConditionalGeneration.from_pretrained("nvila-mini", dtype=torch.float32, attn_implementation="sdpa")
+    model = NVILAForConditionalGeneration.from_pretrained("nvila-mini", dtype=torch.float32, attn_implementation=ATTENTION)
     return model.train()
 
 

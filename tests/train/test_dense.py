@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from nvila.train.dense import DenseHead, DenseRaster, dense_kinds
+from nvila.train.dense import UNLABELLED, DenseHead, DenseRaster, dense_kinds
 from nvila.types import LabelledBox
 
 LABELS = ["char:a", "char:b", "char:c", "char:d", "char:e", "name:cat", "color:red"]
@@ -80,3 +80,16 @@ def test_the_loss_is_that_of_a_uniform_guess_at_zero_weights_and_zero_when_right
     outputs = head(torch.randn(1, 16, 8), classes)
     assert outputs["loss"].item() < 1e-6
     assert outputs["accuracy_char"] == 1
+
+
+def test_unlabelled_cells_have_no_loss() -> None:
+    torch.manual_seed(0)
+    head = DenseHead(dense_kinds(LABELS), 8)
+    features = torch.randn(2, 16, 8)
+    classes = torch.zeros(2, 16, 8, dtype=torch.int16)
+    classes[:, :12, 0] = 2
+    alone = head(features[:1], classes[:1])
+    classes[1] = UNLABELLED
+    both = head(features, classes)
+    torch.testing.assert_close(both["loss"], alone["loss"])
+    torch.testing.assert_close(both["accuracy_char"], alone["accuracy_char"])

@@ -13,7 +13,7 @@ from nvila.data.encode import Encoded, SampleEncoder
 from nvila.errors import ConfigError
 from nvila.layouts import VisualSettings
 from nvila.processing import NVILAProcessor
-from nvila.train.dense import DenseRaster, dense_kinds
+from nvila.train.dense import UNLABELLED, DenseRaster, dense_kinds
 from nvila.train.extras import Extras, windows
 from nvila.train.start import build_processor
 from nvila.types import ImagePart, LabelledBox, Message, Sample, TextPart
@@ -47,6 +47,15 @@ def test_labels_lie_in_the_tiles_that_show_them(backbones: Backbones) -> None:
     assert not shown[0].any()
     assert shown[1].tolist() == [[False, True, True, True]] * 4
     assert shown[2].tolist() == [[False, False, True, True]] * 4
+
+
+def test_nothing_is_said_of_pictures_without_known_labels(backbones: Backbones) -> None:
+    processor = make_processor(backbones)
+    extras = Extras(processor, captions=False, raster=DenseRaster(KINDS, 28, 7), seed=0)
+    sample = make_sample("dog", (28, 28), LabelledBox(label="breed:poodle", box=(0.0, 0.0, 28.0, 28.0)))
+    dense = extras.of(sample, SampleEncoder(processor)(sample), 0).dense
+    assert dense is not None
+    assert (dense == UNLABELLED).all()
 
 
 def test_the_windows_of_a_grid_make_up_the_picture() -> None:

@@ -49,6 +49,14 @@ def test_the_loss_falls(pack: bool, backbones: Backbones, mixture: Path, tmp_pat
     assert curve[30] < 0.6 * curve[1]
 
 
+def test_answers_weigh_alike_and_are_counted_by_source(backbones: Backbones, mixture: Path, tmp_path: Path) -> None:
+    stages.run_recipe(make_recipe(backbones, make_stage(mixture, "images", steps=3, loss="answer")), tmp_path)
+    lines = map(json.loads, (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+    shares = [value for line in lines for key, value in line.items() if key.startswith("exact_")]
+    assert shares
+    assert all(0.0 <= share <= 1.0 for share in shares)
+
+
 def test_a_stage_trains_its_parts_from_the_backbones(backbones: Backbones, mixture: Path, tmp_path: Path) -> None:
     recipe = make_recipe(backbones, *(make_stage(mixture, name, steps=2) for name in STAGES))
     stages.run_recipe(recipe, tmp_path)

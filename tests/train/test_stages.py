@@ -20,7 +20,7 @@ from nvila.processing import NVILAProcessor
 from nvila.train import stages, start
 from nvila.train.dense import dense_kinds
 from nvila.train.export import export, load_weights, model_card
-from nvila.train.learner import answer_losses
+from nvila.train.learner import answer_losses, conversations
 from nvila.train.recipe import ModelRecipe, Recipe, Run, Source, Stage
 from nvila.train.schedule import StageClock
 from nvila.train.stream import BatchStream, choose_sources, difficulty_at
@@ -193,6 +193,24 @@ def test_every_answer_of_a_conversation_counts_as_if_it_stood_alone() -> None:
     labels[0, 2:4] = logits[1:3].argmin(-1)
     assert answer_losses(hidden, labels, head)[1].tolist() == [0.5]
     assert right.tolist() == [apart_right.mean().item()]
+
+
+def test_packed_conversations_are_counted_apart() -> None:
+    """Two conversations in a row, with three answers in all, and padding behind them."""
+    torch.manual_seed(0)
+    head = torch.nn.Linear(8, 5, bias=False)
+    hidden = torch.randn(1, 9, 8)
+    labels = torch.full((1, 9), -100)
+    for place, is_right in {1: True, 3: False, 6: True}.items():
+        logits = head(hidden[0, place - 1])
+        labels[0, place] = logits.argmax() if is_right else logits.argmin()
+    owners = conversations(labels, torch.tensor([0, 5, 7, 9], dtype=torch.int32))
+    assert owners.tolist() == [[0] * 5 + [1] * 2 + [2] * 2]
+    packed_loss, right = answer_losses(hidden, labels, head, owners_BL=owners)
+    assert right.tolist() == [0.5, 1.0]
+    loss, row = answer_losses(hidden, labels, head)
+    torch.testing.assert_close(packed_loss, loss)
+    torch.testing.assert_close(row, torch.tensor([2 / 3]))
 
 
 def test_a_batch_holds_sources_of_one_bucket() -> None:

@@ -19,6 +19,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutp
 
 from nvila.errors import ConfigError, FusionError
 from nvila.model import s2, temporal
+from nvila.model.attention import without_unread_mask
 from nvila.model.checkpoint import load
 from nvila.model.config import NVILAConfig
 from nvila.model.fusion import embed_text, fuse
@@ -226,7 +227,7 @@ class NVILAPreTrainedModel(PreTrainedModel):
         if inputs_embeds is None:
             assert input_ids is not None
             inputs_embeds = self._embed(input_ids, **media)
-        decoder_inputs = _without_cache_where_packed(decoder_inputs)
+        decoder_inputs = without_unread_mask(self.language_model, _without_cache_where_packed(decoder_inputs))
         outputs: BaseModelOutputWithPast = self.language_model(
             inputs_embeds=inputs_embeds, return_dict=True, **decoder_inputs
         )

@@ -30,6 +30,8 @@ NOTHING_WEIGHT = 0.5
 """Weight of the mean over cells that show nothing, beside the mean over those that show something."""
 OTHER_WEIGHT = 0.3
 """Weight of the kinds that are not characters: reading is the hardest to learn, and their gradients would drown it."""
+UNLABELLED = -1
+"""The class of cells of which nothing is known; they have no loss."""
 MIN_SHOWN = 16
 """The mean over cells that show something divides by at least this many, so that a few do not shake a step."""
 
@@ -80,6 +82,10 @@ class DenseRaster:
             for number, kind in enumerate(kinds)
             for index, value in enumerate(kind.values)
         }
+
+    def knows(self, objects: Sequence[LabelledBox]) -> bool:
+        """Whether any of the labels is known; a picture without one may still show text that nobody labelled."""
+        return any(item.label in self._places for item in objects)
 
     def __call__(self, objects: Sequence[LabelledBox], window: Box) -> npt.NDArray[np.int16]:
         """Classes (P, S) of the tile that shows `window` (left, top, right, bottom in pixels of the picture).
@@ -144,11 +150,11 @@ class DenseHead(nn.Module):
             width = kind.num_cells * kind.num_classes
             kind_logits = logits[..., column : column + width].reshape(-1, kind.num_classes)
             targets = classes_NPS[..., cell : cell + kind.num_cells].reshape(-1).long()
-            losses = F.cross_entropy(kind_logits, targets, reduction="none")
-            shown = targets != 0
+            losses = F.cross_entropy(kind_logits, targets, reduction="none", ignore_index=UNLABELLED)
+            shown, empty = targets > 0, targets == 0
             num_shown = shown.sum()
             shown_loss = losses.masked_fill(~shown, 0.0).sum() / num_shown.clamp(min=MIN_SHOWN)
-            nothing_loss = losses.masked_fill(shown, 0.0).sum() / (len(losses) - num_shown).clamp(min=1)
+            nothing_loss = losses.masked_fill(shown, 0.0).sum() / empty.sum().clamp(min=1)
             total = total + kind.weight * (shown_loss + NOTHING_WEIGHT * nothing_loss)
             results[f"loss_{kind.name}"] = shown_loss.detach()
             right = (kind_logits.detach().argmax(-1) == targets) & shown

@@ -20,7 +20,7 @@ from nvila.data.text_pairs import caption_of, encode_captions
 from nvila.errors import ConfigError
 from nvila.processing import NVILAProcessor
 from nvila.processing.policy import MediaPolicy
-from nvila.train.dense import Box, DenseRaster
+from nvila.train.dense import UNLABELLED, Box, DenseRaster
 from nvila.types import ImagePart, Sample
 
 MAX_CAPTION_TOKENS = 64
@@ -73,15 +73,18 @@ class Extras:
         return result
 
     def _dense(self, sample: Sample, encoded: Encoded) -> npt.NDArray[np.int16] | None:
-        """Labels of the first picture's tiles; nothing for those of others."""
+        """Labels of the first picture's tiles; those of others, and of a sample without known ones, are unlabelled."""
         if encoded.pixel_values is None:
             return None
         assert self.raster is not None
+        if not self.raster.knows(sample.objects):
+            shape = (len(encoded.pixel_values), self.raster.side**2, self.raster.num_cells)
+            return np.full(shape, UNLABELLED, dtype=np.int16)
         picture = next(part for message in sample.messages for part in message.content if isinstance(part, ImagePart))
         source = picture.image or picture.path or picture.url
         width, height = picture_size(source, exif_transpose=False, policy=MediaPolicy())
         shown = [self.raster(sample.objects, window) for window in windows(width, height, encoded.block_sizes[0])]
-        others = np.zeros((len(encoded.pixel_values) - len(shown), *shown[0].shape), dtype=np.int16)
+        others = np.full((len(encoded.pixel_values) - len(shown), *shown[0].shape), UNLABELLED, dtype=np.int16)
         return np.concatenate([np.stack(shown), others])
 
 

@@ -18,6 +18,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from nvila.model import NVILAForConditionalGeneration
+from nvila.model.attention import without_unread_mask
 from nvila.model.fusion import embed_text, fuse
 from nvila.ops import SoftTargets, TokenLosses, token_losses
 from nvila.processing.chat import IGNORED
@@ -76,8 +77,8 @@ class Learner(nn.Module):
         **decoder_inputs: Any,
     ) -> dict[str, torch.Tensor]:
         """`loss` (), and for the log `answer_loss` (), `dense_loss` (), `grounding_loss` (), `accuracy_KIND` (), and
-        `correct` (B,): the share of a conversation's answers that were right to the last token, each token given the
-        true ones before it (so that greedy decoding would give the same answer).
+        `correct`, one number a conversation: the share of its answers that were right to the last token, each token
+        given the true ones before it (so that greedy decoding would give the same answer).
 
         `num_items`: learned tokens of the whole step, which the loss of tokens is divided by; None: those given here.
         `decoder_inputs`: position_ids and borders of packed rows, or attention_mask.
@@ -97,16 +98,21 @@ class Learner(nn.Module):
         if self.answer_weight:
             embeds_BLH = self._embed(input_ids, features_NPC, num_tiles, block_sizes, video_lengths)
             is_grounded = self.grounding_weight > 0 and named is not None and len(named) > 0
-            outputs = self.model.language_model(
-                inputs_embeds=embeds_BLH, use_cache=False, output_hidden_states=is_grounded, **decoder_inputs
+            decoder = self.model.language_model
+            outputs = decoder(
+                inputs_embeds=embeds_BLH,
+                use_cache=False,
+                output_hidden_states=is_grounded,
+                **without_unread_mask(decoder, decoder_inputs),
             )
             if is_grounded:
                 results |= self.grounding_head(outputs.hidden_states[-2], named, cells)
                 loss = loss + self.grounding_weight * results["grounding_loss"]
             head = self.model.get_output_embeddings()
             if self.loss == "answer":
+                owners = conversations(labels, decoder_inputs.get("cu_seq_lens_q"))
                 answer_loss, results["correct"] = answer_losses(
-                    outputs.last_hidden_state, labels, head, self.soft_targets
+                    outputs.last_hidden_state, labels, head, self.soft_targets, owners
                 )
             else:
                 answer_loss, results["accuracy_tokens"] = step_loss(
@@ -172,11 +178,27 @@ class Learner(nn.Module):
         return embeds_BLH
 
 
+def conversations(labels_BL: torch.Tensor, borders: torch.Tensor | None) -> torch.Tensor:
+    """(B, L) the number of the conversation that each token is of: its row, or where `borders` are given, which count
+    the tokens of all rows, what lies between two of them."""
+    if borders is None:
+        return torch.arange(len(labels_BL), device=labels_BL.device)[:, None].expand_as(labels_BL)
+    lengths = borders.diff().long()
+    return torch.repeat_interleave(torch.arange(len(lengths), device=borders.device), lengths).view_as(labels_BL)
+
+
 def answer_losses(
-    hidden_BLH: torch.Tensor, labels_BL: torch.Tensor, head: nn.Module, soft_targets: SoftTargets | None = None
+    hidden_BLH: torch.Tensor,
+    labels_BL: torch.Tensor,
+    head: nn.Module,
+    soft_targets: SoftTargets | None = None,
+    owners_BL: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The weighted mean loss () of the labelled tokens, and (B,) the share of each conversation's answers that were
-    predicted whole; an answer is a run of labelled tokens."""
+    """The weighted mean loss () of the labelled tokens, and the share of each conversation's answers that were
+    predicted whole, for all that have answers; an answer is a run of labelled tokens.
+
+    owners_BL: the conversation of each token in ascending order; None: its row.
+    """
     targets_BL = labels_BL[:, 1:]
     labelled_BL = targets_BL != IGNORED
     starts_BL = labelled_BL & (labels_BL[:, :-1] == IGNORED)
@@ -186,8 +208,10 @@ def answer_losses(
     lengths_A = torch.bincount(answers)
     weights = lengths_A.float().rsqrt()[answers]
     wrong_A = torch.zeros_like(lengths_A).index_add_(0, answers, (~found.correct).long())
-    right_B = found.losses.new_zeros(len(labels_BL)).index_add_(0, starts_BL.nonzero()[:, 0], (wrong_A == 0).float())
-    return (found.losses * weights).sum() / weights.sum(), right_B / starts_BL.sum(dim=1).clamp(min=1)
+    owners_BL = conversations(labels_BL, None) if owners_BL is None else owners_BL
+    _, owners_A, counts = owners_BL[:, 1:][starts_BL].unique_consecutive(return_inverse=True, return_counts=True)
+    right = found.losses.new_zeros(len(counts)).index_add_(0, owners_A, (wrong_A == 0).float())
+    return (found.losses * weights).sum() / weights.sum(), right / counts
 
 
 def step_loss(

@@ -22,11 +22,15 @@ class SourceConfig:
 
     name: str
     path: str
-    """A file, a folder, a glob of files, or an fsspec URL."""
+    """A file, a folder, a glob of files, or an fsspec URL; the name of a generator where that is the format."""
     format: str | None = None
-    """A name in `nvila.data.formats.FORMATS`; None recognises it from the records."""
+    """A name in `nvila.data.formats.FORMATS`; None recognises it from the records. "generator" draws samples of
+    `nvila.data.corpus` when they are read, and needs `weight` or `cap`."""
     media_root: str | None = None
-    """Folder that the records' media paths are relative to."""
+    """Folder that the records' media paths are relative to; of a generator, its assets (default: where
+    `nvila data assets` puts them)."""
+    sizes: tuple[tuple[int, int], ...] = ()
+    """(width, height) in pixels of what a generator draws, in turn; one tile of 112 pixels when empty."""
     weight: float | None = None
     """Share of what the sources without a weight leave of the epoch, relative to the other weights."""
     repeat: float | None = None
@@ -55,6 +59,10 @@ class SourceConfig:
         given = [f"{key} = {value}" for key, value in amounts.items() if value is not None]
         if len(given) > 1:
             raise ConfigError(f"source {self.name!r}: {' and '.join(given)} exclude each other; keep one of them")
+        if self.format == "generator" and self.weight is None and self.cap is None:
+            raise ConfigError(f"source {self.name!r}: a generator never ends; give it a weight or a cap")
+        if self.sizes and self.format != "generator":
+            raise ConfigError(f"source {self.name!r}: sizes are for generators; its format is {self.format!r}")
         for key, value in {**amounts, "max_tiles": self.max_tiles}.items():
             if value is not None and not 0 < value < float("inf"):
                 raise ConfigError(f"source {self.name!r}: {key} is {value}; it must be above 0 and finite")

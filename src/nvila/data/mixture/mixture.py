@@ -80,16 +80,7 @@ class Mixture:
     @classmethod
     def open(cls, config: MixtureConfig) -> Mixture:
         """Open every source of `config`. Raises ConfigError as above and DataError for what cannot be opened."""
-        sources = [
-            open_source(
-                locate(one.path, config.root),
-                name=one.name,
-                format=one.format,
-                media_root=None if one.media_root is None else locate(one.media_root, config.root),
-            )
-            for one in config.source
-        ]
-        return cls(config, sources)
+        return cls(config, [_open(one, config.root) for one in config.source])
 
     @property
     def samples_per_epoch(self) -> int:
@@ -135,6 +126,15 @@ class Mixture:
     def _in_file(self, source: int, index: int) -> int:
         kept = self._kept[source]
         return index if kept is None else int(kept[index])
+
+
+def _open(config: SourceConfig, root: str) -> SampleSource:
+    media_root = None if config.media_root is None else locate(config.media_root, root)
+    if config.format == "generator":
+        from nvila.data.corpus.generated import GeneratedSource
+
+        return GeneratedSource(config.path, name=config.name, sizes=config.sizes, assets=media_root)
+    return open_source(locate(config.path, root), name=config.name, format=config.format, media_root=media_root)
 
 
 def locate(path: str, root: str) -> str:

@@ -28,8 +28,8 @@ OWN_MODULES = (Fp8Linear, Fp8RMSNorm, Fp8LayerNorm, Fp8GatedMLP, Fp8GeluTanh)
 RMS_NORMS = (Qwen2RMSNorm, LlamaRMSNorm)
 GATED_MLPS = (Qwen2MLP, LlamaMLP)
 DECODERS = ("qwen2", "llama")
-# Attention that forms the scores keeps them and not its output; every other kind keeps its output too.
-KEEPS_NO_OUTPUT = "eager"
+# Attentions that form the scores keep them and not their output; every other kind keeps its output too.
+KEEPS_NO_OUTPUT = ("eager", "segments")
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class _Swaps:
 
 
 def _swap_decoder_layer(swaps: _Swaps, layer: Any, prefix: str) -> None:
-    attention, kept_anyway = layer.self_attn, layer.self_attn.config._attn_implementation != KEEPS_NO_OUTPUT
+    attention, kept_anyway = layer.self_attn, layer.self_attn.config._attn_implementation not in KEEPS_NO_OUTPUT
     swaps.linears(attention, f"{prefix}.self_attn", ("q_proj", "k_proj", "v_proj"))
     swaps.linears(attention, f"{prefix}.self_attn", ("o_proj",), kept_anyway=kept_anyway)
     swaps.linears(layer.mlp, f"{prefix}.mlp", ("gate_proj", "up_proj"))
@@ -135,7 +135,7 @@ def _swap_decoder_layer(swaps: _Swaps, layer: Any, prefix: str) -> None:
 
 
 def _swap_vision_layer(swaps: _Swaps, layer: Any, prefix: str) -> None:
-    attention, kept_anyway = layer.self_attn, layer.self_attn.config._attn_implementation != KEEPS_NO_OUTPUT
+    attention, kept_anyway = layer.self_attn, layer.self_attn.config._attn_implementation not in KEEPS_NO_OUTPUT
     swaps.linears(attention, f"{prefix}.self_attn", ("q_proj", "k_proj", "v_proj"))
     swaps.linears(attention, f"{prefix}.self_attn", ("out_proj",), kept_anyway=kept_anyway)
     swaps.linears(layer.mlp, f"{prefix}.mlp", ("fc1",))
