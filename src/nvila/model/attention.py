@@ -19,10 +19,6 @@ from nvila.ops import segment_attention
 SEGMENTS = "segments"
 
 
-_uncompiled: Any = torch.compiler.disable(segment_attention)
-"""The segments are other ones in every batch: torch.compile would never come to an end."""
-
-
 def segments_forward(
     module: torch.nn.Module,
     query: torch.Tensor,
@@ -38,25 +34,41 @@ def segments_forward(
 ) -> tuple[torch.Tensor, None]:
     """Attention as transformers calls it: (B, H, L, D) queries, and keys and values of as many or fewer heads, to
     (B, L, H, D)."""
-    batch, _, length, channels = query.shape
+    length, channels = query.shape[2:]
     packed = cu_seq_lens_q is not None and sliding_window is None
     if dropout or key.shape[2] != length or sliding_window or (attention_mask is not None and not packed):
         attended, _ = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, is_causal=is_causal, **kwargs
         )
         return attended, None
+    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    scale = channels**-0.5 if scaling is None else scaling
+    attended: torch.Tensor = _uncompiled(query, key, value, cu_seq_lens_q, scale, causal)
+    return attended, None
+
+
+def _by_segments(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    borders: torch.Tensor | None,
+    scale: float,
+    causal: bool,
+) -> torch.Tensor:
+    """(B, L, H, D) from (B, H, L, D); without `borders` every row is a segment."""
+    batch, num_heads, length, _ = query.shape
     if torch.is_autocast_enabled(query.device.type):
         dtype = torch.get_autocast_dtype(query.device.type)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
-    groups = query.shape[1] // key.shape[1]
-    flat = [x.transpose(1, 2).flatten(0, 1) for x in (query, repeat_kv(key, groups), repeat_kv(value, groups))]
-    attended_THD = _uncompiled(
-        *flat,
-        cu_seq_lens_q.tolist() if cu_seq_lens_q is not None else range(0, batch * length + 1, length),
-        scale=channels**-0.5 if scaling is None else scaling,
-        causal=getattr(module, "is_causal", True) if is_causal is None else is_causal,
-    )
-    return attended_THD.unflatten(0, (batch, length)), None
+    groups = num_heads // key.shape[1]
+    heads = (query, repeat_kv(key, groups), repeat_kv(value, groups))
+    q_THD, k_THD, v_THD = (x.transpose(1, 2).flatten(0, 1) for x in heads)
+    ends = range(0, batch * length + 1, length) if borders is None else borders.tolist()
+    return segment_attention(q_THD, k_THD, v_THD, ends, scale=scale, causal=causal).unflatten(0, (batch, length))
+
+
+_uncompiled: Any = torch.compiler.disable(_by_segments)
+"""The segments are other ones in every batch: torch.compile would begin anew each time."""
 
 
 def without_unread_mask(decoder: Any, decoder_inputs: dict[str, Any]) -> dict[str, Any]:
