@@ -30,7 +30,15 @@ from nvila.data.corpus.scenes import (
     make_tally,
 )
 from nvila.data.corpus.splits import Split
-from nvila.data.corpus.text import make_line, make_paragraph, make_sign, make_strip, make_word
+from nvila.data.corpus.text import (
+    make_line,
+    make_paragraph,
+    make_short_strip,
+    make_short_word,
+    make_sign,
+    make_strip,
+    make_word,
+)
 from nvila.data.corpus.vocabulary import dense_labels, tokenizer_words
 from nvila.errors import DataError, nearest
 from nvila.types import Sample
@@ -42,6 +50,8 @@ Generator = Callable[[np.random.Generator, Assets, Split, Size, float], Sample]
 GENERATORS: dict[str, Generator] = {
     "word": make_word,
     "strip": make_strip,
+    "short_word": make_short_word,
+    "short_strip": make_short_strip,
     "line": make_line,
     "paragraph": make_paragraph,
     "sign": make_sign,

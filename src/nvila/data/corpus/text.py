@@ -31,10 +31,13 @@ from nvila.data.corpus.faces import Face
 from nvila.data.corpus.listing import listed
 from nvila.data.corpus.phrasing import phrase
 from nvila.data.corpus.splits import Split, word_split
+from nvila.errors import DataError
 from nvila.types import LabelledBox, Sample
 
 FONT_SIZES = (10, 11, 12, 13, 14, 16, 18, 20, 22, 24, 28, 32, 36, 40)
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+LARGE = (0.25, 0.285)
+"""Sizes of large text, as parts of a picture's width: five letters of a monospaced face fit."""
 MARKS = ".,!?:;-"
 ALL_MARKS = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
 GOODS = listed(
@@ -72,9 +75,9 @@ def random_word(rng: np.random.Generator, assets: Assets, split: Split, *, max_l
     return _random_case(rng, word[:max_letters] if word_split(word[:max_letters]) == split else word)
 
 
-def _random_letters(rng: np.random.Generator, max_letters: int) -> str:
+def _random_letters(rng: np.random.Generator, max_letters: int, *, min_letters: int = 1) -> str:
     while True:
-        letters = "".join(LETTERS[i] for i in rng.integers(len(LETTERS), size=number(rng, 1, max_letters)))
+        letters = "".join(LETTERS[i] for i in rng.integers(len(LETTERS), size=number(rng, min_letters, max_letters)))
         if word_split(letters) == "train":
             return letters
 
@@ -254,6 +257,57 @@ def _filling_text(rng: np.random.Generator, assets: Assets, split: Split, face: 
 def _cut_is_fair(text: str, split: Split) -> bool:
     tail = text.rsplit(" ", 1)[-1].strip(ALL_MARKS)
     return split == "heldout" or len(tail) < 2 or word_split(tail) == "train"
+
+
+def short_word(rng: np.random.Generator, assets: Assets, split: Split) -> str:
+    """A word of 3 to 5 lower-case letters; in training half of the time meaningless ones, which no memory helps with.
+
+    Raises DataError when that side has no such word.
+    """
+    if split == "train" and chance(rng, 0.5):
+        return _random_letters(rng, 5, min_letters=3).lower()
+    words = assets.words(split)
+    for _ in range(1000):
+        word = str(pick(rng, words))
+        if 3 <= len(word) <= 5 and word.isalpha():
+            return word.lower()
+    raise DataError(f"{assets.root / 'words.txt'} has no word of 3 to 5 letters for split {split!r}; add words")
+
+
+def _large_face(rng: np.random.Generator, assets: Assets, size: Size) -> Face:
+    """One of training's few easy faces, a quarter of the picture's width or a little more in size."""
+    return assets.face(assets.choose_font(rng, "train", easy=True), round(size[0] * pick(rng, LARGE)))
+
+
+def make_short_word(rng: np.random.Generator, assets: Assets, split: Split, size: Size, difficulty: float) -> Sample:
+    """A large short word, dark on light, in the same few faces on both sides: held out is the word alone.
+
+    At difficulty 0 it stands at the left edge below the middle, at 1 anywhere.
+    """
+    word = short_word(rng, assets, split)
+    face = _large_face(rng, assets, size)
+    line = _place(rng, word, face, size) if chance(rng, difficulty) else _place_first(word, face, size)
+    image, boxes = render(rng, [line], size, 0.0)
+    turn = Turn(question=phrase(rng, split, "word"), answers=(word,))
+    return make_sample(image, turn, task="short_word", objects=boxes, font_size=face.size)
+
+
+def make_short_strip(rng: np.random.Generator, assets: Assets, split: Split, size: Size, difficulty: float) -> Sample:
+    """A picture filled with the letters of short words as `make_short_word` draws them, for the encoder alone."""
+    face = _large_face(rng, assets, size)
+    pitch = face.ascent + face.descent
+    num_lines = max(1, size[1] // pitch)
+    top = number(rng, 0, max(0, size[1] - num_lines * pitch))
+    lines = []
+    for index in range(num_lines):
+        text = short_word(rng, assets, split)
+        while face.width(text) < size[0] - 3:
+            text += pick(rng, ("", " ")) + short_word(rng, assets, split)
+        left = number(rng, -face.size // 2, 3)
+        lines.append(Line(text=text, face=face, left=left, baseline=top + index * pitch + face.ascent))
+    image, boxes = render(rng, lines, size, 0.0)
+    turn = Turn(question=phrase(rng, split, "line"), answers=("\n".join(line.text for line in lines),))
+    return make_sample(image, turn, task="short_strip", objects=boxes, font_size=face.size)
 
 
 def make_paragraph(rng: np.random.Generator, assets: Assets, split: Split, size: Size, difficulty: float) -> Sample:
