@@ -6,6 +6,7 @@ import base64
 import copy
 import io
 import json
+import pickle
 import random
 import re
 from collections.abc import Callable
@@ -16,7 +17,7 @@ import pytest
 from PIL import Image
 from tests.data.formats.showing import shape_of
 
-from nvila.data.formats import FORMATS, RecordError
+from nvila.data.formats import FORMATS, RecordError, to_sample
 from nvila.data.formats.recognise import recognise
 from nvila.errors import ConfigError
 from nvila.types import ImagePart, LabelledBox, Sample, VideoPart
@@ -393,3 +394,20 @@ def test_boxes_of_a_record_become_dense_labels_and_its_meta_and_answers_are_kept
 def test_names_that_chain_stores_are_refused(read: Read) -> None:
     with pytest.raises(RecordError, match="may not chain stores"):
         read({"image": "a.png::https://a.org/b", "caption": "x"}, media_root="memory://bucket")
+
+
+def test_an_error_knows_the_id_that_the_sample_would_have() -> None:
+    """So that what cannot be read has a name that outlives re-ordering."""
+    written = {"id": "seven", "messages": [{"role": "user", "content": "q"}]}
+    nameless = {"messages": [{"role": "user", "content": "q"}]}
+    found = []
+    for record in (written, nameless, {**nameless}, {**nameless, "note": "x"}):
+        with pytest.raises(RecordError) as error:
+            to_sample(record, place="data.jsonl:7", source="s")
+        found.append(pickle.loads(pickle.dumps(error.value)).id)
+    assert found[0] == "seven"
+    assert found[1] == found[2] != found[3]
+    assert len(str(found[1])) == 32
+    with pytest.raises(RecordError) as error:
+        to_sample([1], place="data.jsonl:7", source="s")  # type: ignore[arg-type]
+    assert error.value.id is None

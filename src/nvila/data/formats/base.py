@@ -36,18 +36,22 @@ _LARGEST = 1e15
 
 
 class RecordError(DataError):
-    """A DataError that also says what kind of problem it is. Survives pickling."""
+    """A DataError that also says what kind of problem it is, and of which record. Survives pickling.
 
-    def __init__(self, message: str, *, kind: ProblemKind = "malformed") -> None:
+    `id` is the one that the record's sample would have; None where no record could be read at all.
+    """
+
+    def __init__(self, message: str, *, kind: ProblemKind = "malformed", id: str | None = None) -> None:
         super().__init__(message)
         self.kind = kind
+        self.id = id
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restore_error, (str(self), self.kind)
+        return _restore_error, (str(self), self.kind, self.id)
 
 
-def _restore_error(message: str, kind: ProblemKind) -> RecordError:
-    return RecordError(message, kind=kind)
+def _restore_error(message: str, kind: ProblemKind, id: str | None) -> RecordError:
+    return RecordError(message, kind=kind, id=id)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from difflib import SequenceMatcher
 from types import MappingProxyType
 
-from nvila.data.formats.base import MEDIA_KEYS, Format, Record, Where, has
+from nvila.data.formats.base import MEDIA_KEYS, Format, Record, RecordError, Where, has
 from nvila.data.formats.conversations import CAPTION, LLAVA, OPENAI, SHAREGPT, SWIFT, TRL
 from nvila.data.formats.documents import INTERLEAVED
-from nvila.data.formats.drafts import finish
+from nvila.data.formats.drafts import finish, sample_id
 from nvila.data.formats.temporal import DENSE_CAPTIONING, EVENT_LOCALIZATION, REASONING_LOCALIZATION, VIDEO_QA
 from nvila.errors import ConfigError, nearest
 from nvila.types import Sample
@@ -35,13 +35,18 @@ _ALIKE = 0.7
 
 
 def read_record(record: Record, where: Where, *, format: str | None = None) -> Sample:
-    """`record` as a Sample. Raises RecordError as `to_sample` does, ConfigError for an unknown `format`."""
+    """`record` as a Sample. Raises RecordError as `to_sample` does, with the record's id; ConfigError for an unknown
+    `format`."""
     if not isinstance(record, Mapping):
         raise where.error(f"is a {type(record).__name__}; a record is an object with keys", kind="no format")
     chosen = check_format(format) or recognise(record)
-    if chosen is None:
-        raise where.error(_misfit(record), kind="no format")
-    return finish(chosen.read(record, where), record, ("id", "__key__", *chosen.keys), where)
+    try:
+        if chosen is None:
+            raise where.error(_misfit(record), kind="no format")
+        return finish(chosen.read(record, where), record, ("id", "__key__", *chosen.keys), where)
+    except RecordError as error:
+        error.id = sample_id(record)
+        raise
 
 
 def check_format(name: str | None) -> Format | None:
