@@ -7,7 +7,7 @@ from functools import cache
 
 import pytest
 
-from nvila.eval.metrics import accepted, cer, edit_distance, exact
+from nvila.eval.metrics import accepted, anls, cer, edit_distance, exact, overlap, overlap_half, relaxed
 
 
 def slow_distance(first: str, second: str) -> int:
@@ -50,3 +50,26 @@ def test_cer_is_edits_over_the_truths_length_and_at_most_one() -> None:
     assert cer("same", ["same"]) == 0
     assert cer("far too long", ["x"]) == 1
     assert cer("", [""]) == 0
+
+
+def test_anls_forgives_up_to_half() -> None:
+    assert anls("The Report.", ["report"]) == 1.0
+    assert anls("reqort", ["other", "report"]) == pytest.approx(5 / 6)
+    assert anls("repxxx", ["report"]) == 0.5
+    assert anls("rexxxx", ["report"]) == 0.0
+    assert anls("", ["report"]) == 0.0
+
+
+def test_relaxed_forgives_five_percent() -> None:
+    assert relaxed("$1,049", ["1000"]) == 1.0
+    assert relaxed("94.9 %", ["100"]) == 0.0
+    assert relaxed("Norway", ["norway"]) == 1.0
+    assert relaxed("about 10", ["10"]) == 0.0
+    assert relaxed("0", ["0.0"]) == 1.0
+
+
+def test_overlap_of_stretches_of_time() -> None:
+    assert overlap("<1.00> <3.00>", ["<1.00> <3.00>"]) == pytest.approx(1.0)
+    assert overlap("It is <2> <4>.", ["<1.00> <3.00> A dog."]) == pytest.approx(1 / 3)
+    assert [overlap(given, ["<1.00> <3.00>"]) for given in ("<5> <6>", "<3> <1>", "one")] == [0.0, 0.0, 0.0]
+    assert [overlap_half(given, ["<0> <2>"]) for given in ("<0> <1>", "<0> <0.9>")] == [1.0, 0.0]

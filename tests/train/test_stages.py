@@ -290,7 +290,7 @@ def test_weights_that_are_not_finite_or_do_not_fit_are_refused(assets: Assets, t
 
 
 def test_the_model_card_is_filled_from_scores_and_manifest() -> None:
-    scores = {
+    scores: dict[str, Any] = {
         "seed": 7,
         "hardware": "a processor",
         "date": "2026-01-02",
@@ -298,12 +298,16 @@ def test_the_model_card_is_filled_from_scores_and_manifest() -> None:
         "tasks": [
             {"task": "words", "metrics": {"exact": 0.5, "cer": 0.25}, "floor": 0.45, "num_samples": 500},
             {"task": "bars", "metrics": {"accepted": 0.1}, "floor": 0.8, "num_samples": 200},
+            {"task": "lines", "metrics": {"cer": 0.2}, "floor": 0.3, "num_samples": 200},
         ],
     }
+    for task in scores["tasks"]:
+        task["less_is_better"] = task["task"] == "lines"
     manifest = [{"name": "fonts-x", "from": "debian", "version": "1.2", "licence": "OFL-1.1"}]
     card = model_card(name="m", recipe="r.toml", num_parameters=9_000_000, scores=scores, manifest=manifest)
     assert "| words | exact | 0.500 | 0.45, reached | 500 |" in card
     assert "| words | cer | 0.250 |  | 500 |" in card
+    assert "| lines | cer | 0.200 | 0.30, reached | 200 |" in card
     assert "| bars | accepted | 0.100 | 0.80, missed | 200 |" in card
     assert "| fonts-x | debian | 1.2 | OFL-1.1 |" in card
     assert "9.0 million" in card

@@ -21,6 +21,9 @@ def eval(
     assets: Path | None = typer.Option(
         None, help="Folder of the assets (default: where `nvila data assets` puts them)."
     ),
+    corpus: Path | None = typer.Option(
+        None, help="Built corpus, whose held-out side is asked about (default: the small one in the package)."
+    ),
     out: Path | None = typer.Option(None, help="Write scores, seed, hardware, versions and mistakes here as JSON."),
     card: Path | None = typer.Option(None, help="Write the model card with these scores here (README.md)."),
     recipe: str = typer.Option("recipes/mini/second.toml", help="The recipe that the card names."),
@@ -30,12 +33,16 @@ def eval(
 
     chosen = choose_tasks(name.strip() for name in tasks.split(",") if name.strip())
     from nvila.data.corpus import Assets
+    from nvila.eval.held_out import default_corpus, has_family
     from nvila.eval.runner import model_answerer, run_tasks
     from nvila.model import NVILAForConditionalGeneration
     from nvila.processing import NVILAProcessor
     from nvila.utils.atomic import atomic_write_text
     from nvila.utils.device import choose_device, choose_dtype
 
+    corpus = corpus or default_corpus()
+    if not tasks:
+        chosen = [task for task in chosen if task.generator or has_family(corpus, task.family)]
     device = choose_device()
     processor = NVILAProcessor.from_pretrained(model)
     loaded = NVILAForConditionalGeneration.from_pretrained(model, dtype=choose_dtype(dtype, device)).to(device).eval()
@@ -45,6 +52,7 @@ def eval(
         model_answerer(loaded, processor),
         source,
         model_name=model,
+        corpus=corpus,
         seed=seed,
         limit=limit,
         batch_size=batch_size,

@@ -1,6 +1,6 @@
 """Runs tasks on a model through the path a user takes: chat template, processor, greedy `generate`.
 
-Samples are generated, not stored: (seed, index) names each. Batches are padded on the left. What comes out is a plain
+Batches are padded on the left. What comes out is a plain
 dictionary, ready for JSON, with everything that a published number needs.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from importlib.metadata import version
 from itertools import islice
@@ -17,30 +17,13 @@ from typing import Any
 
 import torch
 
-from nvila.data.corpus import Assets, generate
-from nvila.errors import DataError
+from nvila.data.corpus import Assets
+from nvila.eval.held_out import default_corpus, held_out_samples
 from nvila.eval.task import Task
 from nvila.types import ImagePart, Sample, TextPart, VideoPart
 
 Answerer = Callable[[Sequence[list[dict[str, Any]]], int], list[str]]
 """Conversations and the most new tokens, to answers."""
-
-
-def held_out_samples(task: Task, assets: Assets, seed: int) -> Iterator[Sample]:
-    """The task's held-out samples, without end; those that `task.keep` leaves out are skipped."""
-    index = skipped = 0
-    while True:
-        sample = generate(task.generator, assets, split="heldout", seed=seed, index=index, size=task.size)
-        index += 1
-        if task.keep is None or task.keep(sample.meta):
-            skipped = 0
-            yield sample
-            continue
-        skipped += 1
-        if skipped >= 1000:
-            raise DataError(
-                f"task {task.name!r} left out 1000 samples of {task.generator!r} in a row; its filter is wrong"
-            )
 
 
 def conversation(sample: Sample) -> list[dict[str, Any]]:
@@ -51,9 +34,9 @@ def conversation(sample: Sample) -> list[dict[str, Any]]:
             case TextPart():
                 parts.append({"type": "text", "text": part.text})
             case ImagePart():
-                parts.append({"type": "image", "image": part.image})
+                parts.append({"type": "image", "image": part.image or part.path or part.url})
             case VideoPart():
-                parts.append({"type": "video", "video": list(part.video or ())})
+                parts.append({"type": "video", "video": list(part.video) if part.video else part.path or part.url})
     return [{"role": "user", "content": parts}]
 
 
@@ -82,27 +65,37 @@ def model_answerer(model: Any, processor: Any) -> Answerer:
 
 
 def run_task(
-    task: Task, answer: Answerer, assets: Assets, *, seed: int, limit: int | None, batch_size: int
+    task: Task,
+    answer: Answerer,
+    assets: Assets,
+    *,
+    corpus: Path | None = None,
+    seed: int,
+    limit: int | None,
+    batch_size: int,
 ) -> dict[str, Any]:
     """One task's scores: `metrics` (means), `num_samples`, `seconds`, and the first wrong answers."""
     started = time.monotonic()
-    count = task.num_samples if limit is None else min(limit, task.num_samples)
-    samples = islice(held_out_samples(task, assets, seed), count)
+    wanted = task.num_samples if limit is None else min(limit, task.num_samples)
+    samples = islice(held_out_samples(task, assets, corpus or default_corpus(), seed), wanted)
     sums = dict.fromkeys(task.metrics, 0.0)
     wrong: list[dict[str, Any]] = []
-    headline = next(iter(task.metrics))
+    headline, best = next(iter(task.metrics)), 0.0 if task.less_is_better else 1.0
+    count = 0
     while batch := list(islice(samples, batch_size)):
         answers = answer([conversation(sample) for sample in batch], task.max_new_tokens)
+        count += len(batch)
         for sample, given in zip(batch, answers, strict=True):
             values = {name: metric(given, sample.meta["answers"]) for name, metric in task.metrics.items()}
             for name, value in values.items():
                 sums[name] += value
-            if len(wrong) < 12 and values[headline] != (0.0 if headline == "cer" else 1.0):
+            if len(wrong) < 12 and values[headline] != best:
                 wrong.append({"question": sample.meta["question"], "truth": sample.meta["answer"], "answer": given})
     return {
         "task": task.name,
-        "metrics": {name: total / count for name, total in sums.items()},
+        "metrics": {name: total / max(1, count) for name, total in sums.items()},
         "floor": task.floor,
+        "less_is_better": task.less_is_better,
         "num_samples": count,
         "seconds": round(time.monotonic() - started, 1),
         "wrong": wrong,
@@ -115,6 +108,7 @@ def run_tasks(
     assets: Assets,
     *,
     model_name: str,
+    corpus: Path | None = None,
     seed: int = 0,
     limit: int | None = None,
     batch_size: int = 32,
@@ -123,7 +117,7 @@ def run_tasks(
     """Scores of all `tasks`, with the circumstances; `on_done` hears of each as it ends."""
     results = []
     for task in tasks:
-        result = run_task(task, answer, assets, seed=seed, limit=limit, batch_size=batch_size)
+        result = run_task(task, answer, assets, corpus=corpus, seed=seed, limit=limit, batch_size=batch_size)
         results.append(result)
         if on_done is not None:
             on_done(result)

@@ -93,7 +93,7 @@ def model_card(
     ]
     for task in scores["tasks"]:
         for place, (metric, value) in enumerate(task["metrics"].items()):
-            aim = _aim(value, task["floor"]) if place == 0 else ""
+            aim = _aim(value, task) if place == 0 else ""
             lines.append(f"| {task['task']} | {metric} | {value:.3f} | {aim} | {task['num_samples']} |")
     lines += [
         "",
@@ -107,10 +107,12 @@ def model_card(
     return "\n".join(lines)
 
 
-def _aim(value: float, floor: float | None) -> str:
+def _aim(value: float, task: Mapping[str, Any]) -> str:
+    floor = task["floor"]
     if floor is None:
         return ""
-    return f"{floor:.2f}, {'reached' if value >= floor else 'missed'}"
+    is_reached = value <= floor if task["less_is_better"] else value >= floor
+    return f"{floor:.2f}, {'reached' if is_reached else 'missed'}"
 
 
 def _circumstances(scores: Mapping[str, Any]) -> str:

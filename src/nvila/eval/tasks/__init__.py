@@ -6,12 +6,12 @@ from collections.abc import Iterable
 
 from nvila.errors import ConfigError, nearest
 from nvila.eval.task import Task
-from nvila.eval.tasks import charts, clips, pictures, shapes, text
+from nvila.eval.tasks import charts, clips, corpus, pictures, shapes, text
 
 
 def all_tasks() -> dict[str, Task]:
     """Every task by name, in the order of reports."""
-    groups = (text.TASKS, pictures.TASKS, shapes.TASKS, charts.TASKS, clips.TASKS)
+    groups = (text.TASKS, pictures.TASKS, shapes.TASKS, charts.TASKS, clips.TASKS, corpus.TASKS)
     return {task.name: task for group in groups for task in group}
 
 

@@ -12,7 +12,7 @@ TASKS = (
         metrics={"accepted": accepted},
         num_samples=500,
         max_new_tokens=24,
-        floor=0.50,
+        floor=0.60,
     ),
     Task(name="naming_tiled", generator="naming", metrics={"accepted": accepted}, size=(224, 224), max_new_tokens=24),
 )

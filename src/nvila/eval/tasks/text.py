@@ -21,9 +21,9 @@ TASKS = (
         num_samples=500,
         max_new_tokens=24,
         keep=_is_16_px,
-        floor=0.45,
+        floor=0.70,
     ),
-    Task(name="lines", generator="line", metrics={"cer": cer, "exact": exact}, max_new_tokens=48),
+    Task(name="lines", generator="line", metrics={"cer": cer, "exact": exact}, max_new_tokens=48, floor=0.30),
     Task(name="paragraphs", generator="paragraph", metrics={"cer": cer}, max_new_tokens=120),
     Task(name="signs", generator="sign", metrics={"exact": exact, "cer": cer}, max_new_tokens=40),
     Task(
