@@ -1,0 +1,360 @@
+"""Table 1 at small scale: spatial "scale, then compress", from nvila-mini's tower and decoder and a new projector.
+
+Six rows see the same pictures in the same order for as many steps with the same schedule of three phases:
+
+    projector   the projector alone learns                                        (Table 7, stage 1)
+    encoder     with VEP the tower learns too, without the projector goes on      (Table 7, stage 2)
+    tuning      projector and decoder learn                                       (Table 7, stage 3)
+
+The paper adds visual encoder pre-training (VEP) as one more stage; here it takes the place of as many samples in which
+the projector learns alone, so that every row has the same samples, and the decoder the same training. The two learned
+alternatives have VEP too, as in the paper ("even with an additional stage 1.5"), and as many tokens a tile as 3x3.
+
+    python reproduction/table1_spatial.py                  # within an hour on two quiet cores
+    python reproduction/table1_spatial.py --quick          # minutes, to see that it works; its scores mean nothing
+
+A run that was stopped is continued by the same command; a (row, seed) that is done is kept beside `--out`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from corpus_columns import COLUMNS, count_columns, write_columns
+from small_scale import (
+    HeldOut,
+    Results,
+    drop_weights,
+    finish,
+    in_order,
+    last_losses,
+    load_of,
+    machine,
+    model_recipe,
+    prefill_gflop,
+    prefill_seconds,
+    read_held_out,
+    ready_to_answer,
+    run_options,
+    say,
+    scores,
+    seconds_per_sample,
+    shown,
+    side_by_side,
+    start_config,
+    summary,
+    trained,
+    training_gflop,
+    write_mixture,
+)
+
+from nvila.layouts import ImageMode, ProjectorType, resolve
+from nvila.model import NVILAConfig, NVILAForConditionalGeneration
+from nvila.model.s2 import merge_scales
+from nvila.processing import NVILAProcessor
+from nvila.train.export import export
+from nvila.train.recipe import Part, Recipe, Run, Stage
+from nvila.train.start import build_processor, calibrate_projector
+
+PACKAGED = Path(__file__).parents[1] / "src" / "nvila" / "assets" / "corpus"
+FULL = Path("~/.cache/nvila/corpus-full").expanduser()
+PAPER_COLUMNS = ("AI2D", "DocVQA", "TextVQA", "IM-10")
+NUM_CALIBRATED = 32
+"""Training pictures that a new projector is fitted to."""
+NUM_TIMED = 24
+"""Held-out pictures whose prefill is timed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One row: what changes, and the paper's tokens a tile, tiles an image and four scores."""
+
+    label: str
+    image_mode: ImageMode = "dynamic_s2"
+    projector_type: ProjectorType = "mlp_downsample_3x3_fix"
+    has_vep: bool = False
+    paper_tokens: str = "121"
+    paper_tiles: str = "1-12"
+    paper: tuple[float, float, float, float]
+
+
+ROWS = {
+    "baseline": Row(
+        label="Baseline, one tile, 2x2",
+        image_mode="resize",
+        projector_type="mlp_downsample",
+        paper_tokens="256",
+        paper_tiles="1",
+        paper=(87.0, 61.3, 67.5, 61.2),
+    ),
+    "s2-2x2": Row(
+        label="Scale: Dynamic-S2, 2x2",
+        projector_type="mlp_downsample",
+        paper_tokens="256",
+        paper_tiles="9-12",
+        paper=(90.1, 91.1, 77.0, 71.5),
+    ),
+    "s2-3x3": Row(label="Scale + compress: 3x3", paper=(87.4, 82.3, 74.1, 67.1)),
+    "s2-3x3-vep": Row(label="Scale + compress + VEP", has_vep=True, paper=(89.8, 88.8, 76.1, 70.8)),
+    "token-learner": Row(
+        label="TokenLearner + VEP", projector_type="token_learner", has_vep=True, paper=(90.0, 86.5, 75.6, 69.8)
+    ),
+    "perceiver": Row(
+        label="Perceiver Resampler + VEP",
+        projector_type="perceiver_resampler",
+        has_vep=True,
+        paper=(76.8, 71.8, 65.3, 59.4),
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What holds for all rows; rates are peaks of a cosine with 3 % of warm-up, without weight decay (section 3.1).
+
+    The rates are not the paper's, whose models start from much longer training on much larger batches.
+    """
+
+    start: str = "nvila-mini"
+    samples: int = 2400
+    """Of all three phases of one row and seed."""
+    held_out: int = 150
+    """Questions of each column."""
+    scales: tuple[int, ...] = (1, 2)
+    """Of Dynamic-S2, in tiles."""
+    max_tiles: int = 9
+    """Of the last scale; the others come on top."""
+    families: tuple[str, ...] = ()
+    """Of the corpus; all that the columns name where there is none."""
+    batch: int = 4
+    shares: tuple[float, float, float] = (0.25, 0.25, 0.5)
+    """Parts of the samples that the three phases have."""
+    projector_rate: float = 2e-3
+    vision_rate: float = 1e-4
+    llm_rate: float = 5e-4
+
+
+QUICK = Settings(samples=48, held_out=4)
+
+
+def make_recipe(row: Row, settings: Settings, mixture: Path, init: Path, *, seed: int, run: Run) -> Recipe:
+    """The three phases of one row, from the checkpoint that `write_start` made."""
+    vep: tuple[Part, ...] = ("vision", "projector") if row.has_vep else ("projector",)
+    parts: dict[str, tuple[Part, ...]] = {"projector": ("projector",), "encoder": vep, "tuning": ("projector", "llm")}
+    stages = []
+    for (name, train), share in zip(parts.items(), settings.shares, strict=True):
+        rates = {"projector": settings.projector_rate, "vision": settings.vision_rate, "llm": settings.llm_rate}
+        if name == "tuning":
+            rates["projector"] = settings.llm_rate
+        stages.append(
+            Stage(
+                name=name,
+                mixture=str(mixture),
+                batches=in_order(settings.batch),
+                steps=max(1, round(share * settings.samples / settings.batch)),
+                learning_rate=rates["projector"],
+                part_learning_rates={part: rates[part] for part in train},
+                weight_decay=0.0,
+                schedule="cosine",
+                warmup_ratio=0.03,
+                final_ratio=0.0,
+                train=train,
+                dense_weight=0.0,
+            )
+        )
+    return Recipe(
+        name="table1",
+        stage=tuple(stages),
+        run=replace(run, seed=seed),
+        model=model_recipe(row_config(row, settings), str(init)),
+    )
+
+
+def row_config(row: Row, settings: Settings) -> NVILAConfig:
+    """The start's configuration with the row's image mode and projector."""
+    config = start_config(settings.start).to_dict()
+    tile = config["tile_size"]
+    is_scaled = row.image_mode == "dynamic_s2"
+    for key in ("model_type", "mm_hidden_size", "s2_resize_output_to_scale_idx"):
+        config.pop(key, None)
+    return NVILAConfig(
+        **{
+            **config,
+            "image_mode": row.image_mode,
+            "projector_type": row.projector_type,
+            "s2_scales": [tile * scale for scale in settings.scales] if is_scaled else [],
+            "max_tiles": settings.max_tiles if is_scaled else 1,
+        }
+    )
+
+
+@torch.no_grad()
+def write_start(row: Row, settings: Settings, folder: Path, pictures: Sequence[Path], *, seed: int) -> Path:
+    """A checkpoint in `folder` with the start's tower and decoder and a new projector, fitted to these pictures."""
+    if (folder / "config.json").exists():
+        return folder
+    torch.manual_seed(seed)
+    model = NVILAForConditionalGeneration(row_config(row, settings)).eval()
+    source = NVILAForConditionalGeneration.from_pretrained(settings.start, dtype=torch.float32)
+    model.vision_tower.load_state_dict(source.vision_tower.state_dict())
+    model.llm.load_state_dict(source.llm.state_dict())
+    tokenizer = NVILAProcessor.from_pretrained(resolve(settings.start)).tokenizer
+    processor = build_processor(model.config.visual, tokenizer)
+    calibrate_projector(model.mm_projector, projector_input(model, processor, pictures))
+    partial = folder.with_name(f"{folder.name}.part")
+    export(model, tokenizer, partial)
+    partial.rename(folder)
+    return folder
+
+
+def projector_input(
+    model: NVILAForConditionalGeneration, processor: NVILAProcessor, pictures: Sequence[Path]
+) -> torch.Tensor:
+    """Features (N, P, C) of these pictures as the projector is given them: of all scales where there are more."""
+    given = processor.image_processor([str(path) for path in pictures], return_tensors="pt")
+    features = model.encode_tiles(given["pixel_values"])
+    visual = model.config.visual
+    if not visual.s2_scales:
+        return features
+    merged, first = [], 0
+    for rows, cols in given["block_sizes"]:
+        last = first + model.num_image_tiles((rows, cols))
+        merged.append(
+            merge_scales(features[first:last], visual.s2_scales, (rows, cols), visual.s2_resize_output_to_scale_idx)[0]
+        )
+        first = last
+    return torch.cat(merged)
+
+
+def run_row(
+    row: Row, settings: Settings, data: Path, folder: Path, held_out: Sequence[HeldOut], *, seed: int, run: Run
+) -> dict[str, Any]:
+    """Trains and scores one row with one seed."""
+    pictures = sorted((data / "pictures" / "train").iterdir())[:NUM_CALIBRATED]
+    init = write_start(row, settings, folder / "start", pictures, seed=seed)
+    recipe = make_recipe(row, settings, write_mixture(data), init, seed=seed, run=run)
+    learner = trained(recipe, folder)
+    model, processor = ready_to_answer(learner, str(init))
+    load = load_of(processor, held_out)
+    found = {
+        **scores(model, processor, held_out, batch_size=20),
+        "load": {**asdict(load), "tokens_per_tile": model.config.visual.tokens_per_tile},
+        "costs": {
+            "training_seconds_per_sample": seconds_per_sample(recipe, folder),
+            "training_gflop_per_sample": training_gflop(model.config, load, recipe),
+            "prefill_seconds_per_sample": prefill_seconds(model, processor, held_out, count=NUM_TIMED),
+            "prefill_gflop_per_sample": prefill_gflop(model.config, load),
+        },
+        "losses": last_losses(folder),
+    }
+    drop_weights(recipe, folder)
+    return found
+
+
+def table(rows: dict[str, Any]) -> str:
+    """The paper's table and ours, side by side."""
+    header = ("", "tok/tile", "tiles", *PAPER_COLUMNS, "| tok/tile", "tiles", "tokens", *COLUMNS, "average",
+              "train s", "train GF", "prefill s", "prefill GF")  # fmt: skip
+    lines = []
+    for name, found in rows.items():
+        row, load, costs = ROWS[name], found["load"], found["costs"]
+        lines.append(
+            (
+                row.label,
+                row.paper_tokens,
+                row.paper_tiles,
+                *(f"{value:.1f}" for value in row.paper),
+                f"| {load['tokens_per_tile']}",
+                f"{load['tiles']:.1f}",
+                f"{load['visual_tokens']:.0f}",
+                *(shown(found["scores"][column]) for column in (*COLUMNS, "average")),
+                f"{costs['training_seconds_per_sample']['mean']:.3f}",
+                f"{costs['training_gflop_per_sample']['mean']:.1f}",
+                f"{costs['prefill_seconds_per_sample']['mean']:.4f}",
+                f"{costs['prefill_gflop_per_sample']['mean']:.2f}",
+            )
+        )
+    return side_by_side(header, lines)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    chosen = _parser().parse_args(arguments)
+    settings = QUICK if chosen.quick else Settings()
+    given = {key: vars(chosen)[key] for key in ("samples", "held_out", "start", "max_tiles", "batch")}
+    settings = replace(settings, **{key: value for key, value in given.items() if value is not None})
+    settings = replace(settings, scales=tuple(chosen.scales or settings.scales), families=tuple(chosen.families))
+    corpus = chosen.corpus or (FULL if (FULL / "manifest.json").exists() else PACKAGED)
+    work = chosen.work / ("table1-quick" if chosen.quick else "table1")
+    out = chosen.out or (work / "table1.json" if chosen.quick else Path("reproduction/results/table1.json"))
+    seeds = chosen.seeds if chosen.seeds else [0] if chosen.quick else [0, 1]
+    results = Results(out.with_suffix(""), {**asdict(settings), "corpus": corpus.name})
+    data = work / f"data-{results.key}"
+    if not data.exists():
+        say(f"choosing pictures of {corpus}")
+        write_columns(
+            corpus,
+            data,
+            train=settings.samples,
+            held_out=settings.held_out,
+            larger_than=start_config(settings.start).tile_size,
+            families=settings.families,
+        )
+    held_out = read_held_out(data)
+    run = run_options(chosen.threads, chosen.workers)
+    torch.set_num_threads(chosen.threads)
+
+    def make(name: str, seed: int) -> dict[str, Any]:
+        folder = work / f"runs-{results.key}" / f"{name}-seed{seed}"
+        return run_row(ROWS[name], settings, data, folder, held_out, seed=seed, run=run)
+
+    runs = results.complete(chosen.rows or list(ROWS), seeds, make)
+    rows = {name: summary(found) for name, found in runs.items()}
+    result = {
+        "table": 1,
+        "corpus": corpus.name,
+        "pictures": {split: count_columns(data / f"{split}.jsonl") for split in ("train", "heldout")},
+        "settings": results.settings,
+        "seeds": seeds,
+        "spread": "half the range over seeds",
+        "metrics": {"natural": "accepted", "charts": "relaxed", "text": "ANLS"},
+        **machine(chosen.threads),
+        "paper": {name: dict(zip(PAPER_COLUMNS, ROWS[name].paper, strict=True)) for name in rows},
+        "rows": rows,
+    }
+    finish(out, table(rows), result)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", help="seeds of each row (default 0 1)")
+    parser.add_argument("--samples", type=int, help=f"samples of a row and seed (default {Settings.samples})")
+    parser.add_argument("--held-out", type=int, help=f"questions of each column (default {Settings.held_out})")
+    parser.add_argument("--scales", type=int, nargs="+", help="Dynamic-S2's scales in tiles (default 1 2)")
+    parser.add_argument("--max-tiles", type=int, help=f"of the last scale (default {Settings.max_tiles})")
+    parser.add_argument("--batch", type=int, help=f"samples of a step (default {Settings.batch})")
+    parser.add_argument("--rows", nargs="+", choices=list(ROWS), help="only these rows")
+    parser.add_argument("--corpus", type=Path, help="a built corpus (default: the full one, else the package's)")
+    parser.add_argument(
+        "--families",
+        nargs="+",
+        default=[],
+        choices=sorted({family for families in COLUMNS.values() for family in families}),
+        help="only these families of the corpus; drawn alone is what nvila-mini was trained on",
+    )
+    parser.add_argument("--start", help="the checkpoint that gives tower and decoder (default nvila-mini)")
+    parser.add_argument("--quick", action="store_true", help="very few samples, one seed, to see that it works")
+    parser.add_argument("--out", type=Path, help="the result (default reproduction/results/table1.json)")
+    parser.add_argument("--work", type=Path, default=Path("~/.cache/nvila/reproduction").expanduser(), help="scratch")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--workers", type=int, default=1, help="processes that read pictures")
+    return parser
+
+
+if __name__ == "__main__":
+    main()
