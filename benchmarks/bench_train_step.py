@@ -3,7 +3,7 @@
 A step is forward, backward, clipping and AdamW on batches that are ready before the clock starts: packed rows of the
 corpus in the package. The ceiling is the best rate of a plain square bf16 product in the same run, before and after;
 operations are those of the plan (`nvila.train.plan`), which tests compare with counted ones. The peer is the same model
-by transformers alone: padded rows, all logits, float32 or autocast. Medians over batches, in turns. The last line is
+by transformers alone: padded rows, torch's attention, all logits, float32 or autocast. Medians over batches, in turns. The last line is
 JSON.
 
     python benchmarks/bench_train_step.py [--threads 2] [--batches 8] [--compile] [--quick]
@@ -39,13 +39,14 @@ from nvila.train.recipe import Batches, Stage
 from nvila.train.trainer import ADAM_BETAS, flops_of, parameter_groups
 
 SEED = 0
-ATTENTION = "segments"
 ROWS, MAX_TOKENS = 4, 1280
 Step = Callable[[dict[str, Any]], None]
 
 
-def load() -> NVILAForConditionalGeneration:
-    model = NVILAForConditionalGeneration.from_pretrained("nvila-mini", dtype=torch.float32, attn_implementation=ATTENTION)
+def load(attention: str) -> NVILAForConditionalGeneration:
+    model = NVILAForConditionalGeneration.from_pretrained(
+        "nvila-mini", dtype=torch.float32, attn_implementation=attention
+    )
     return model.train()
 
 
@@ -79,8 +80,8 @@ def stepper(forward: Callable[[dict[str, Any]], torch.Tensor], learner: Learner,
     return step
 
 
-def make_learner(*, compiled: bool = False) -> Learner:
-    model = load()
+def make_learner(attention: str = "segments", *, compiled: bool = False) -> Learner:
+    model = load(attention)
     learner = Learner(model, DenseHead((), model.config.vision_config.hidden_size))
     learner.loss, learner.dense_weight = "token", 0.0
     learner.dense_head.requires_grad_(False)
@@ -102,7 +103,7 @@ def contenders(compiled: bool) -> dict[str, tuple[Step, bool]]:
         faster = make_learner(compiled=True)
         found["ours, compiled"] = (stepper(lambda batch: faster(**inputs_of(batch))["loss"], faster, bf16=True), True)
     for name, bf16 in (("transformers", True), ("transformers, float32", False)):
-        peer = make_learner()
+        peer = make_learner("sdpa")
         found[name] = (stepper(lambda batch, peer=peer: peer.model(**inputs_of(batch)).loss, peer, bf16=bf16), False)
     return found
 

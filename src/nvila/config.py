@@ -56,6 +56,14 @@ def build(cls: type[T], values: dict[str, Any], *, where: str = "configuration")
         raise ConfigError(f"{where}: {error}") from error
 
 
+def overridden(config: T, overrides: Iterable[str]) -> T:
+    """`config` with the overrides `section.key=value`, checked anew. Raises ConfigError as `load`."""
+    values = tomllib.loads(dump(config))
+    for override in overrides:
+        _apply(values, override)
+    return build(type(config), values, where="--set")
+
+
 def dump(config: Any) -> str:
     """`config`, a dataclass that `build` can make, as TOML text with every value resolved; None values are left out."""
     return "\n".join(_table(dataclasses.asdict(config), ())).strip() + "\n"

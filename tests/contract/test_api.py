@@ -11,8 +11,12 @@ import nvila
 
 DOCUMENTED = {
     "CheckpointError",
+    "Completion",
     "ConfigError",
     "DataError",
+    "Engine",
+    "EngineBusyError",
+    "EngineConfig",
     "FusionError",
     "ImagePart",
     "LabelledBox",
@@ -29,6 +33,7 @@ DOCUMENTED = {
     "NVILAVideoProcessor",
     "PromptError",
     "Sample",
+    "SamplingParams",
     "TextPart",
     "VideoPart",
     "__version__",

@@ -12,7 +12,12 @@ from nvila.data.mixture import MixtureConfig
 from nvila.train.recipe import Recipe
 
 ROOT = Path(__file__).parents[2]
-RECIPES = sorted(path for folder in ("mini", "nvila") for path in (ROOT / "recipes" / folder).glob("*.toml"))
+RECIPES = sorted(
+    path
+    for folder in ("mini", "nano", "nvila")
+    for path in (ROOT / "recipes" / folder).glob("*.toml")
+    if path.name != "texts.toml"  # a mixture
+)
 TABLE_7 = {
     "projector": (("projector",), 1e-3),
     "vision": (("vision", "projector"), 5e-5),

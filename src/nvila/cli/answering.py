@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from nvila.errors import ConfigError, NVILAError, PromptError
@@ -30,6 +31,8 @@ class AskSettings:
     """How a question is asked. Raises ConfigError for counts out of range."""
 
     model: str = "nvila-mini"
+    adapter: str | None = None
+    """A folder that `nvila finetune` wrote for that model."""
     num_frames: int | None = None
     """Frames taken from each video; None takes the checkpoint's number."""
     max_tiles: int | None = None
@@ -79,7 +82,14 @@ def load_processor(settings: AskSettings) -> Any:
     """The checkpoint's NVILAProcessor. Raises CheckpointError or ConfigError."""
     from nvila.processing import NVILAProcessor
 
-    return NVILAProcessor.from_pretrained(settings.model)
+    if settings.adapter is None:
+        return NVILAProcessor.from_pretrained(settings.model)
+    from nvila.train.adapters.export import load_processor as load_adapted
+    from nvila.train.adapters.store import check_base, read_card
+
+    card = read_card(Path(settings.adapter))
+    check_base(card, Path(settings.adapter), settings.model)
+    return load_adapted(settings.model, card)
 
 
 def load_model(settings: AskSettings) -> Any:
@@ -90,7 +100,15 @@ def load_model(settings: AskSettings) -> Any:
     device = choose_device(settings.device)
     dtype = choose_dtype(settings.dtype, device)
     with _memory_errors_named(device):
-        return NVILAForConditionalGeneration.from_pretrained(settings.model, dtype=dtype).to(device).eval()
+        if settings.adapter is None:
+            return NVILAForConditionalGeneration.from_pretrained(settings.model, dtype=dtype).to(device).eval()
+        from nvila.train.adapters.merge import attach_saved, merge_in_place
+
+        # In the dtype of its own, so that the adapter meets the numbers that it was trained beside.
+        model = NVILAForConditionalGeneration.from_pretrained(settings.model, dtype="auto")
+        attach_saved(model, Path(settings.adapter))
+        merge_in_place(model, dtype)
+        return model.to(device).eval()
 
 
 def read_images(sources: Sequence[str], *, policy: MediaPolicy, stdin: BinaryIO | None = None) -> list[dict[str, Any]]:

@@ -32,6 +32,9 @@ COMMANDS = {
 def ask(
     prompt: str | None = typer.Argument(None, help="The question. With --interactive it may be left out."),
     model: str = typer.Option(AskSettings.model, "--model", help="nvila-mini, a checkpoint folder, or a hub id."),
+    adapter: str | None = typer.Option(
+        AskSettings.adapter, "--adapter", help="What `nvila finetune` made of that model: the folder OUT/adapter."
+    ),
     image: list[str] = typer.Option([], "--image", help="Image: a file, a URL, or - for standard input. Repeatable."),
     video: list[str] = typer.Option([], "--video", help="Video: a file, a folder of frames, or a URL. Repeatable."),
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object: text, token counts, times."),
@@ -57,6 +60,7 @@ def ask(
     logging.getLogger("PIL").setLevel(logging.CRITICAL)  # it reports damage to standard error, and raises besides
     settings = AskSettings(
         model=model,
+        adapter=adapter,
         num_frames=num_frames,
         max_tiles=max_tiles,
         max_new_tokens=max_new_tokens,

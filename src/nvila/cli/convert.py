@@ -52,7 +52,6 @@ def write_layout(source: str, folder: Path, layout: str, *, max_shard_size: str 
     """
     from nvila.layouts import read_settings, resolve
     from nvila.model import NVILAForConditionalGeneration, NVILALiteForConditionalGeneration
-    from nvila.model.checkpoint import save_folders
     from nvila.processing import NVILAProcessor
 
     root = resolve(source)
@@ -60,7 +59,20 @@ def write_layout(source: str, folder: Path, layout: str, *, max_shard_size: str 
     is_lite = settings.image_mode == "dynamic" and settings.downsample == 3
     model_class = NVILALiteForConditionalGeneration if is_lite else NVILAForConditionalGeneration
     model = model_class.from_pretrained(root)
-    processor = NVILAProcessor.from_pretrained(root)
+    save_layout(model, NVILAProcessor.from_pretrained(root), root, folder, layout, max_shard_size=max_shard_size)
+
+
+def save_layout(
+    model: Any, processor: Any, root: Path, folder: Path, layout: str, *, max_shard_size: str = "5GB"
+) -> None:
+    """Write a model and its processor into the empty `folder`, with the tokenizer's files of the checkpoint `root`.
+
+    Raises CheckpointError or ConfigError for whatever is wrong with these.
+    """
+    from nvila.layouts import read_settings
+    from nvila.model.checkpoint import save_folders
+
+    settings = read_settings(root)
     if layout == "hf":
         model.save_pretrained(folder, max_shard_size=max_shard_size)
         processor.save_pretrained(folder)

@@ -44,7 +44,9 @@ VERBS = (
     Verb(name="ask", help="Ask about images and videos, and print the answer."),
     Verb(name="convert", help="Write a checkpoint in another layout."),
     Verb(name="train", help="Train by a recipe."),
+    Verb(name="finetune", help="Fine-tune a checkpoint on your data."),
     Verb(name="eval", help="Score a model on held-out tasks."),
+    Verb(name="prune", help="Score, choose and look at training samples.", is_group=True),
     Verb(name="data", help="Fetch, make and look at training data.", is_group=True),
 )
 

@@ -14,6 +14,7 @@ from nvila.layouts.find import FOLDERS, LEGACY_MODEL_TYPE, MINI, MODEL_TYPES, PL
 from nvila.layouts.folders import settings_from_folders
 from nvila.layouts.settings import CheckpointSettings, ImageMode, Layout, ProjectorType, VisualSettings
 from nvila.layouts.single import default_visual, settings_from_single_folder
+from nvila.layouts.tokenizer import open_tokenizer
 
 __all__ = [
     "FOLDERS",
@@ -28,6 +29,7 @@ __all__ = [
     "VisualSettings",
     "default_visual",
     "detect",
+    "open_tokenizer",
     "read_json",
     "read_settings",
     "resolve",

@@ -73,8 +73,11 @@ class VisualSettings:
 
     @property
     def downsample(self) -> int:
-        """Side of the patch block that one token stands for: 3 for the 3x3 projector, else 2."""
-        return 3 if self.projector_type == "mlp_downsample_3x3_fix" else 2
+        """Side of the patch block that one token stands for: 2 for the 2x2 projector, else 3.
+
+        The two learned projectors give as many tokens as the 3x3 one, as in Table 1 of the paper.
+        """
+        return 2 if self.projector_type == "mlp_downsample" else 3
 
     @property
     def tokens_per_tile(self) -> int:

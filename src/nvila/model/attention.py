@@ -37,10 +37,9 @@ def segments_forward(
     length, channels = query.shape[2:]
     packed = cu_seq_lens_q is not None and sliding_window is None
     if dropout or key.shape[2] != length or sliding_window or (attention_mask is not None and not packed):
-        attended, _ = sdpa_attention_forward(
+        return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, is_causal=is_causal, **kwargs
         )
-        return attended, None
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     scale = channels**-0.5 if scaling is None else scaling
     attended: torch.Tensor = _uncompiled(query, key, value, cu_seq_lens_q, scale, causal)
@@ -72,10 +71,13 @@ _uncompiled: Any = torch.compiler.disable(_by_segments)
 
 
 def without_unread_mask(decoder: Any, decoder_inputs: dict[str, Any]) -> dict[str, Any]:
-    """The inputs of packed rows such that transformers does not make a mask (B, L, L) that this attention ignores."""
+    """The inputs of packed rows such that transformers makes no mask (B, L, L), which this attention ignores.
+
+    Its Qwen2 takes a mask that is at hand, and may be None; other decoders make theirs for nothing.
+    """
     if decoder_inputs.get("cu_seq_lens_q") is None or decoder.config._attn_implementation != SEGMENTS:
         return decoder_inputs
-    if getattr(decoder, "has_sliding_layers", False):
+    if decoder.config.model_type != "qwen2" or decoder.has_sliding_layers:
         return decoder_inputs
     return {**decoder_inputs, "attention_mask": {"full_attention": None}}
 

@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import AutoTokenizer, GenerationConfig
+from transformers import GenerationConfig
 
 from nvila.errors import CheckpointError, ConfigError, nearest
-from nvila.layouts import FOLDERS, PLACEHOLDERS, CheckpointSettings, read_json, read_settings, resolve
+from nvila.layouts import FOLDERS, PLACEHOLDERS, CheckpointSettings, open_tokenizer, read_json, read_settings, resolve
 from nvila.model.config import NVILAConfig, NVILALiteConfig
 
 WEIGHTS = "model.safetensors"
@@ -84,7 +84,7 @@ def read_config(settings: CheckpointSettings, config_class: type[NVILAConfig] = 
 
 def media_token_ids(tokenizer_dir: Path) -> tuple[int, int, int]:
     """Ids of sentinel, image and video placeholder; a tokenizer that lacks them gets them in this order."""
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir)
+    tokenizer = open_tokenizer(tokenizer_dir)
     vocabulary = tokenizer.get_vocab()
     missing = [token for token in PLACEHOLDERS if token not in vocabulary]
     tokenizer.add_tokens(missing, special_tokens=True)
@@ -97,7 +97,7 @@ def read_generation_config(settings: CheckpointSettings) -> GenerationConfig:
     folder = settings.tokenizer_dir
     given = read_json(folder / "generation_config.json") if (folder / "generation_config.json").is_file() else {}
     config = GenerationConfig.from_dict(given)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = open_tokenizer(folder)
     stops = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
     stops = [*stops, tokenizer.eos_token_id, tokenizer.get_vocab().get("<|im_end|>")]
     config.eos_token_id = sorted({stop for stop in stops if stop is not None})

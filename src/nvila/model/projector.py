@@ -2,7 +2,7 @@
 
 `mlp_downsample` (2x2) and `mlp_downsample_3x3_fix` move a block of patches into channels (spatial-to-channel) and let
 an MLP compress them: nothing is thrown away before the weights decide. `token_learner` and `perceiver_resampler` are
-the paper's alternatives with the 2x2 projector's token count; each choice of patches is learned, which the paper finds
+the paper's alternatives with the 3x3 projector's token count; each choice of patches is learned, which the paper finds
 no better. All are a Sequential called `layers`, under the released names.
 
 Letters: N tiles, P patches of a tile (row-major, a square), C channels, T tokens of a tile, H the decoder's width.

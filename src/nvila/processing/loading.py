@@ -11,10 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
-
 from nvila.errors import CheckpointError, ConfigError, nearest
-from nvila.layouts import CheckpointSettings, read_json, read_settings, resolve
+from nvila.layouts import CheckpointSettings, open_tokenizer, read_json, read_settings, resolve
 from nvila.processing.image import NVILAImageProcessor
 from nvila.processing.video import NVILAVideoProcessor
 
@@ -84,7 +82,7 @@ def load_tokenizer(folder: Path) -> Any:
     if not (folder / "tokenizer_config.json").is_file() and not (folder / "tokenizer.json").is_file():
         raise CheckpointError(f"{folder}: holds neither tokenizer.json nor tokenizer_config.json; restore them")
     try:
-        return AutoTokenizer.from_pretrained(folder)
+        return open_tokenizer(folder)
     except Exception as error:
         raise CheckpointError(f"{folder}: its tokenizer cannot be read ({error}); restore the files") from error
 

@@ -184,6 +184,7 @@ def packing_options(batches: Batches, num_rows: int) -> PackingOptions:
         max_tiles=batches.max_num_tiles,
         window=batches.window if batches.pack else 1,
         rows_per_step=num_rows,
+        pool=batches.pool,
     )
 
 

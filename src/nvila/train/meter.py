@@ -94,6 +94,10 @@ class StepMeter:
         self._clock = clock
         self._clear()
 
+    def count_by(self, flops: Callable[[StepCounts], float]) -> None:
+        """Takes `flops` in place of what was given, from the next batch on."""
+        self._flops = flops
+
     def add(self, counts: StepCounts) -> None:
         """Count one batch of this rank."""
         for name, number in asdict(counts).items():

@@ -11,6 +11,7 @@ from typing import Literal
 
 from nvila.errors import ConfigError
 from nvila.layouts import ImageMode, ProjectorType
+from nvila.train.adapters.options import AdapterOptions
 from nvila.train.precision.options import PrecisionOptions
 
 Part = Literal["vision", "projector", "llm"]
@@ -22,6 +23,8 @@ class ModelRecipe:
 
     init: str = ""
     """A checkpoint of these sizes (nvila-mini, a folder, a hub id) to start from; fresh weights when empty."""
+    as_is: bool = False
+    """Take sizes, visual settings and tokenizer from `init` too, and none of those below but `attention`."""
 
     architecture: str = ""
     """A name in `train.plan.published`, for `--plan` alone: the sizes that the backbones below have."""
@@ -51,12 +54,14 @@ class ModelRecipe:
     soft_ce_std: float = 1.0
     """Width, in tokens, of what counts as nearly right."""
     max_position_embeddings: int = 4096
-    attention: str = "eager"
-    """transformers' attention: at 64 tokens eager is faster than sdpa, long packed rows want flash_attention_2."""
+    attention: str = "segments"
+    """transformers' attention: ours for CPUs (`nvila.model.attention`); GPUs want flash_attention_2 or sdpa."""
 
     def __post_init__(self) -> None:
         if self.tile_size % self.patch_size:
             raise ConfigError(f"tile_size {self.tile_size} is not a multiple of patch_size {self.patch_size}")
+        if self.as_is and not self.init:
+            raise ConfigError("as_is takes the sizes of a checkpoint; name it as init")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,11 +109,13 @@ class Batches:
     """Packed rows of an optimiser step; 0: so many as hold `global_batch` samples on average."""
     window: int = 1024
     """Samples that a row is chosen from."""
+    pool: int = 16
+    """Steps' worth of rows that a step is chosen from, for even tiles; 1 keeps the mixture's order."""
     fps: float | None = None
     """Frames per second taken of clips, at most the stage's `num_video_frames`; None takes that many evenly."""
 
     def __post_init__(self) -> None:
-        for name in ("global_batch", "micro_batch", "max_tokens", "window"):
+        for name in ("global_batch", "micro_batch", "max_tokens", "window", "pool"):
             if vars(self)[name] < 1:
                 raise ConfigError(f"batches: {name} is {vars(self)[name]}; give a whole number from 1")
 
@@ -198,6 +205,8 @@ class Stage:
             raise ConfigError(f"stage {self.name!r}: generators have no epochs; give steps or seconds")
         if not (self.dense_weight or self.answer_weight or self.contrast_weight):
             raise ConfigError(f"stage {self.name!r}: the weights of all losses are 0, nothing would be learned")
+        if self.calibrate and self.mixture:
+            raise ConfigError(f"stage {self.name!r}: calibrate is for stages fed by generators; leave it out")
         if self.contrast_weight and self.source:
             raise ConfigError(f"stage {self.name!r}: contrast_weight is for the pictures of a mixture; set it to 0")
         if self.answer_weight == 0 and tuple(self.train) != ("vision",):
@@ -256,8 +265,16 @@ class Recipe:
     model: ModelRecipe = field(default_factory=ModelRecipe)
     precision: PrecisionOptions = field(default_factory=PrecisionOptions)
     """What runs and is kept in FP8."""
+    adapters: AdapterOptions = field(default_factory=AdapterOptions)
+    """Which weights of the trained parts learn: layer norms, LoRA, or all."""
 
     def __post_init__(self) -> None:
+        if self.adapters.frozen_dtype == "bfloat16" and not self.run.bf16:
+            raise ConfigError(
+                "adapters.frozen_dtype is 'bfloat16', which needs autocast; set run.bf16 = true, or 'float32' here"
+            )
+        if not self.adapters.is_plain and self.precision != PrecisionOptions():
+            raise ConfigError("precision and adapters change the same layers; set one of them")
         names = [stage.name for stage in self.stage]
         if not names or len(set(names)) != len(names):
             raise ConfigError(f"stages must have names of their own, at least one; found {names}")

@@ -22,7 +22,8 @@ from torch.optim import Optimizer
 
 
 def write_weights(module: nn.Module, whole: dict[str, torch.Tensor], path: Path) -> None:
-    """Writes the `whole` tensors of a (sharded) module as safetensors, a tensor of several names once.
+    """Writes the `whole` tensors of a (sharded) module as safetensors, a tensor of several names once; those that
+    `whole` lacks are left out.
 
     The file is what `safetensors.torch.load_model` takes. It gets its name when it is complete.
     """
@@ -31,7 +32,8 @@ def write_weights(module: nn.Module, whole: dict[str, torch.Tensor], path: Path)
         names[id(tensor)] = min(name, names.get(id(tensor), name))
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    save_file({name: whole[name].contiguous() for name in names.values()}, part, metadata={"format": "pt"})
+    kept = {name: whole[name].contiguous() for name in names.values() if name in whole}
+    save_file(kept, part, metadata={"format": "pt"})
     part.rename(path)
 
 

@@ -7,7 +7,7 @@ that ended leaves `final.safetensors`; running the same command again continues 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +24,8 @@ from nvila.data.mixture import Mixture, MixtureConfig
 from nvila.data.text_pairs import TextAndChatEncoder
 from nvila.errors import ConfigError
 from nvila.processing import NVILAProcessor
+from nvila.train.adapters.options import AdapterOptions
+from nvila.train.adapters.tune import attach, train_parts
 from nvila.train.curves import write_curves
 from nvila.train.dense import DenseKind, DenseRaster, dense_kinds
 from nvila.train.encode import SampleEncoder
@@ -46,11 +48,19 @@ FINAL_FILE = "final.safetensors"
 CALIBRATION_BATCHES = 8
 
 
-def run_recipe(recipe: Recipe, folder: Path, assets: Assets | None = None, *, stop_after: str | None = None) -> Learner:
+def run_recipe(
+    recipe: Recipe,
+    folder: Path,
+    assets: Assets | None = None,
+    *,
+    stop_after: str | None = None,
+    extend: Callable[[StageTrainer], None] | None = None,
+) -> Learner:
     """Trains all stages of `recipe` that are not done in `folder` and returns the learner after the last.
 
     `assets` are what generators draw from; a recipe whose stages are all fed by mixtures, and whose tokenizer comes
-    from elsewhere, needs none. `stop_after` names a stage behind which to stop. Interrupted by SIGTERM or SIGINT, it
+    from elsewhere, needs none. `stop_after` names a stage behind which to stop; `extend` may add callbacks to a
+    stage's trainer before it starts. Interrupted by SIGTERM or SIGINT, it
     saves and returns early. Raises ConfigError for what is missing.
     """
     ranks = process_state()
@@ -65,7 +75,7 @@ def run_recipe(recipe: Recipe, folder: Path, assets: Assets | None = None, *, st
     kinds = () if assets is None else dense_kinds(dense_labels(assets))
     learner = new_learner(recipe, tokenizer, kinds)
     for stage in recipe.stage:
-        ended = run_stage(recipe, stage, learner, tokenizer, assets, folder / stage.name)
+        ended = run_stage(recipe, stage, learner, tokenizer, assets, folder / stage.name, extend=extend)
         if ended == "sharded":
             learner = unsharded(learner, new_learner(recipe, tokenizer, kinds), folder / stage.name / FINAL_FILE)
         if ended == "interrupted" or stage.name == stop_after:
@@ -77,6 +87,7 @@ def new_learner(recipe: Recipe, tokenizer: Any, kinds: tuple[DenseKind, ...]) ->
     """What the first stage starts from, in the recipe's precision."""
     has_contrast = any(stage.contrast_weight for stage in recipe.stage)
     learner = build_learner(recipe.model, tokenizer, kinds, has_contrast=has_contrast)
+    attach(learner.model, recipe.adapters)
     if recipe.precision != PrecisionOptions():
         logger.info("%s", apply_precision(learner.model, recipe.precision).summary())
     if recipe.run.compile:
@@ -113,27 +124,36 @@ def build_encoder(learner: Learner, tokenizer: Any, kinds: Iterable[DenseKind]) 
 
 
 def run_stage(
-    recipe: Recipe, stage: Stage, learner: Learner, tokenizer: Any, assets: Assets | None, folder: Path
+    recipe: Recipe,
+    stage: Stage,
+    learner: Learner,
+    tokenizer: Any,
+    assets: Assets | None,
+    folder: Path,
+    *,
+    extend: Callable[[StageTrainer], None] | None = None,
 ) -> Literal["whole", "sharded", "interrupted"]:
     """Trains one stage, or loads its weights when it is done; says how it left the learner."""
     final = folder / FINAL_FILE
     set_visual(learner.model, stage.visual)
     if final.exists():
-        load_model(learner, str(final))
+        prepare(learner, stage, adapters=recipe.adapters)
+        load_weights(learner, final, recipe.adapters)
         return "whole"
     folder.mkdir(parents=True, exist_ok=True)
     found = last_checkpoint(folder)
     args = training_arguments(stage, recipe.run, folder)
     feed, stage = build_feed(recipe, stage, learner, tokenizer, assets, args)
     args.max_steps = stage.steps
-    prepare(learner, stage, has_others=args.world_size > 1)
+    prepare(learner, stage, has_others=args.world_size > 1, adapters=recipe.adapters)
     clock = StageClock(stage, 0.0 if found is None else float(found[1]["seconds"]))
     if found is not None:
         feed.load_state_dict(found[1]["feed"])
-        load_model(learner, str(found[0] / WEIGHTS_FILE))
+        load_weights(learner, found[0] / WEIGHTS_FILE, recipe.adapters)
     elif stage.calibrate and isinstance(feed, BatchStream):
         calibrate(learner.model, torch.cat([_pixels(feed, step) for step in range(CALIBRATION_BATCHES)]))
     trainer = StageTrainer(learner, feed, stage, clock, recipe.run, args)
+    trainer.learned_only = not recipe.adapters.is_plain
     reporter = Reporter(folder.parent, stage.name)
     trainer.add_callback(reporter)
     # The ranks' clocks differ, and a forward pass of shards needs all ranks at once.
@@ -141,6 +161,8 @@ def run_stage(
         trainer.add_callback(
             Probe(learner, feed, reporter, seconds=recipe.run.probe_seconds, samples=recipe.run.probe_samples)
         )
+    if extend is not None:
+        extend(trainer)
     left = TimeLeft(stage.steps, step=0 if found is None else int(found[1]["step"]), name=stage.name)
     trainer.add_callback(ShowProgress(left))
     with left.shown():
@@ -210,7 +232,18 @@ def _pixels(stream: BatchStream, step: int) -> torch.Tensor:
     return pixels
 
 
-def prepare(learner: Learner, stage: Stage, *, has_others: bool = False) -> None:
+def load_weights(learner: Learner, path: Path, adapters: AdapterOptions) -> None:
+    """Loads a checkpoint's weights: all, or with adapters those that learn. Raises ConfigError where one is missing."""
+    missing, unexpected = load_model(learner, str(path), strict=adapters.is_plain)
+    learning = {name for name, weight in learner.named_parameters() if weight.requires_grad}
+    faults = sorted(learning & set(missing)) + sorted(unexpected)
+    if not adapters.is_plain and faults:
+        raise ConfigError(f"{path}: is of other settings, the first tensor that does not fit is {faults[0]}")
+
+
+def prepare(
+    learner: Learner, stage: Stage, *, has_others: bool = False, adapters: AdapterOptions | None = None
+) -> None:
     """Sets the losses and their weights, which parts are trained, and which run twice to save memory.
 
     `has_others`: whether other ranks train the same parameters.
@@ -222,8 +255,7 @@ def prepare(learner: Learner, stage: Stage, *, has_others: bool = False) -> None
     learner.loss = stage.loss
     learner.dense_weight, learner.answer_weight = stage.dense_weight, stage.answer_weight
     learner.grounding_weight, learner.contrast_weight = stage.grounding_weight, stage.contrast_weight
-    for name, part in learner.parts().items():
-        part.requires_grad_(name in stage.train)
+    train_parts(learner.parts(), stage.train, adapters or AdapterOptions())
     checkpoint_layers(learner, stage.gradient_checkpointing)
     learner.dense_head.requires_grad_(stage.dense_weight > 0)
     learner.grounding_head.requires_grad_(stage.grounding_weight > 0)

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, SiglipVisionModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, SiglipVisionModel
 
 from nvila.data.corpus import Assets, tokenizer_words
 from nvila.errors import CheckpointError, ConfigError
-from nvila.layouts import VisualSettings, read_settings, resolve
+from nvila.layouts import VisualSettings, open_tokenizer, read_settings, resolve
 from nvila.model import NVILAConfig, NVILAForConditionalGeneration
 from nvila.model.checkpoint import check_weights, read_weights
+from nvila.model.projector import Projector
 from nvila.ops import SoftTargets
 from nvila.processing import NVILAImageProcessor, NVILAProcessor, NVILAVideoProcessor
 from nvila.processing.tokens import prepare_tokenizer
@@ -38,9 +39,11 @@ def load_or_build_tokenizer(folder: Path, assets: Assets | None, model: ModelRec
     one built for the corpus. Raises ConfigError where there is neither."""
     if not (folder / "tokenizer.json").exists():
         if model.init:
-            tokenizer = AutoTokenizer.from_pretrained(read_settings(resolve(model.init)).tokenizer_dir)
+            tokenizer = open_tokenizer(read_settings(resolve(model.init)).tokenizer_dir)
+            if model.as_is:
+                prepare_tokenizer(tokenizer)
         elif model.language:
-            tokenizer = AutoTokenizer.from_pretrained(model.language)
+            tokenizer = open_tokenizer(model.language)
             prepare_tokenizer(tokenizer)
         elif assets is not None:
             tokenizer = build_tokenizer([*CHAT_WORDS, *tokenizer_words(assets)])
@@ -48,7 +51,7 @@ def load_or_build_tokenizer(folder: Path, assets: Assets | None, model: ModelRec
             raise ConfigError("the recipe names no tokenizer: give model.init or model.language, or --assets")
         tokenizer.add_tokens([TIME_TOKEN.format(t=number) for number in range(model.num_time_tokens)])
         tokenizer.save_pretrained(folder)
-    return AutoTokenizer.from_pretrained(folder)
+    return open_tokenizer(folder)
 
 
 def build_learner(
@@ -59,20 +62,30 @@ def build_learner(
     Raises CheckpointError when the checkpoint `sizes.init` has other names or shapes than the recipe's sizes make, or
     a backbone cannot be read.
     """
-    config = model_config(sizes, tokenizer)
-    model = NVILAForConditionalGeneration(config)
-    if sizes.init:
-        take_weights(model, sizes.init)
+    if sizes.as_is:
+        model = NVILAForConditionalGeneration.from_pretrained(
+            sizes.init, dtype="auto", attn_implementation=sizes.attention
+        )
     else:
-        if not sizes.vision:
-            start_small(model)
-        take_backbones(model, sizes)
+        model = NVILAForConditionalGeneration(model_config(sizes, tokenizer))
+        _take_start(model, sizes)
+    config = model.config
     contrast = ContrastHead(config.vision_config, vocab_size=config.text_config.vocab_size) if has_contrast else None
     learner = Learner(model, DenseHead(tuple(kinds), config.vision_config.hidden_size), contrast)
-    if sizes.num_time_tokens:
-        first = tokenizer.convert_tokens_to_ids(TIME_TOKEN.format(t=0))
-        learner.soft_targets = SoftTargets(first_id=first, num_tokens=sizes.num_time_tokens, std=sizes.soft_ce_std)
+    if config.num_time_tokens:
+        first = tokenizer.convert_tokens_to_ids(config.time_token_format.format(t=0))
+        learner.soft_targets = SoftTargets(first_id=first, num_tokens=config.num_time_tokens, std=config.soft_ce_std)
     return learner
+
+
+def _take_start(model: NVILAForConditionalGeneration, sizes: ModelRecipe) -> None:
+    """Puts into a fresh model what the recipe starts from: a checkpoint's weights, backbones, or narrow matrices."""
+    if sizes.init:
+        take_weights(model, sizes.init)
+        return
+    if not sizes.vision:
+        start_small(model)
+    take_backbones(model, sizes)
 
 
 def model_config(sizes: ModelRecipe, tokenizer: Any) -> NVILAConfig:
@@ -205,15 +218,21 @@ def set_visual(model: NVILAForConditionalGeneration, changes: Visual) -> None:
 
 @torch.no_grad()
 def calibrate(model: NVILAForConditionalGeneration, tiles: torch.Tensor) -> None:
-    """Starts the projector's MLP anew, for the features of these tiles (N, 3, S, S).
+    """Starts the projector's MLP anew, for the features of these tiles (N, 3, S, S) one by one."""
+    calibrate_projector(model.mm_projector, model.encode_tiles(tiles))
+
+
+@torch.no_grad()
+def calibrate_projector(projector: Projector, features: torch.Tensor) -> None:
+    """Starts the projector's MLP anew, for features (N, P, C) as it is given them, of all scales where there are more.
 
     A tower trained on dense labels has a few channels that are large and nearly constant. They drown the others in the
     projector's LayerNorm, and visual tokens of hundreds of times the size of words stay as they are in the decoder. So
     each LayerNorm's affine part gives every channel mean 0 and variance 1, and the output has mean 0 and
     size TOKEN_SIZE.
     """
-    layers: Any = model.mm_projector.layers
-    x_NTC = model.encode_tiles(tiles).float()
+    layers: Any = projector.layers
+    x_NTC = features.float()
     for layer in layers:
         if isinstance(layer, torch.nn.LayerNorm):
             normed = torch.nn.functional.layer_norm(x_NTC, layer.normalized_shape).flatten(0, -2)

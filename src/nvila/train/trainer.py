@@ -64,6 +64,8 @@ class StageTrainer(Trainer):
 
     optimizer: Any
     lr_scheduler: Any
+    learned_only = False
+    """Whether checkpoints hold only the weights that learn."""
 
     def __init__(
         self,
@@ -192,7 +194,14 @@ class StageTrainer(Trainer):
         # Under FSDP2 accelerate gives what was gathered on CPUs before it has arrived.
         whole = whole_weights(learner) if self.is_fsdp_enabled else self.accelerator.get_state_dict(self.model_wrapped)
         if self.args.should_save:
-            write_weights(learner, whole, path)
+            write_weights(learner, self._kept(learner, whole), path)
+
+    def _kept(self, learner: Any, whole: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """What of the weights goes into a checkpoint: what learns, where that is but a part of the model's parts."""
+        if not self.learned_only:
+            return whole
+        learned = {name for name, weight in learner.named_parameters() if weight.requires_grad}
+        return {name: tensor for name, tensor in whole.items() if name in learned}
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         self.write_weights(Path(output_dir or self.args.output_dir) / WEIGHTS_FILE)

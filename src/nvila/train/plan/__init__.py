@@ -75,7 +75,7 @@ def estimate(config: NVILAConfig, workload: Workload) -> Estimate:
 def format_estimate(result: Estimate) -> str:
     """The estimate as aligned plain text of four tables: parameters, the step, memory a GPU, operations and time."""
     tables = [_parameter_rows(result), _step_rows(result.workload), _memory_rows(result), _work_rows(result)]
-    return "\n\n".join(_aligned(rows) for rows in tables) + "\n\n" + _time_lines(result)
+    return "\n\n".join(aligned(rows) for rows in tables) + "\n\n" + _time_lines(result)
 
 
 def _modes(workload: Workload) -> dict[Part, Mode]:
@@ -110,7 +110,7 @@ def _parameter_rows(result: Estimate) -> list[Row]:
     rows: list[Row] = [("parameters", "total", "trained")]
     counts = [(part, entry.total, entry.trained) for part, entry in result.parameters.items()]
     total = ("all", sum(count for _, count, _ in counts), sum(count for *_, count in counts))
-    return rows + [(name, _count(every), _count(trained)) for name, every, trained in [*counts, total]]
+    return rows + [(name, shown_count(every), shown_count(trained)) for name, every, trained in [*counts, total]]
 
 
 def _step_rows(workload: Workload) -> list[Row]:
@@ -126,8 +126,8 @@ def _step_rows(workload: Workload) -> list[Row]:
 def _memory_rows(result: Estimate) -> list[Row]:
     needed = result.memory
     rows: list[Row] = [("memory a GPU", "")]
-    rows += [(name.replace("_", " "), _bytes(size)) for name, size in vars(needed).items()]
-    return [*rows, ("all (of logits and temporary the larger)", _bytes(needed.total))]
+    rows += [(name.replace("_", " "), shown_bytes(size)) for name, size in vars(needed).items()]
+    return [*rows, ("all (of logits and temporary the larger)", shown_bytes(needed.total))]
 
 
 def _work_rows(result: Estimate) -> list[Row]:
@@ -154,12 +154,12 @@ def _time_lines(result: Estimate) -> str:
     plural = "" if workload.num_gpus == 1 else "s"
     return (
         f"{fits} {gpu.memory} GiB of one {workload.gpu}\n"
-        f"{_time(result.seconds_per_step)} a step, {_time(result.seconds)} in all on {workload.num_gpus} "
+        f"{shown_time(result.seconds_per_step)} a step, {shown_time(result.seconds)} in all on {workload.num_gpus} "
         f"{workload.gpu}{plural} at {workload.mfu:.0%} of the peak rate ({rates}), which is an assumption"
     )
 
 
-def _aligned(rows: Sequence[Row]) -> str:
+def aligned(rows: Sequence[Row]) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
         "  ".join(
@@ -176,11 +176,11 @@ def _scaled(value: float, base: float, units: Sequence[str]) -> str:
     return f"{value:,.2f} {units[power]}" if power else f"{value:,.0f} {units[0]}"
 
 
-def _count(value: float) -> str:
+def shown_count(value: float) -> str:
     return _scaled(value, 1000, ("", "k", "M", "B")).strip()
 
 
-def _bytes(value: float) -> str:
+def shown_bytes(value: float) -> str:
     return _scaled(value, 1024, ("B", "KiB", "MiB", "GiB", "TiB"))
 
 
@@ -188,7 +188,7 @@ def _flop(value: float) -> str:
     return _scaled(value, 1000, ("FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP", "EFLOP"))
 
 
-def _time(seconds: float) -> str:
+def shown_time(seconds: float) -> str:
     for limit, size, unit in ((120.0, 1.0, "s"), (7200.0, 60.0, "min"), (172800.0, 3600.0, "h")):
         if seconds < limit:
             return f"{seconds / size:.3g} {unit}"
