@@ -16,12 +16,13 @@ import torch
 from safetensors.torch import load_file
 from tests.train.conftest import Backbones
 from tests.train.tiny_runs import GOLDEN, KINDS, curve, losses, make_recipe, make_stage
-from transformers import SiglipVisionModel
+from transformers import AutoTokenizer, SiglipVisionModel
 
 from nvila import config as config_files
 from nvila.errors import CheckpointError, ConfigError
 from nvila.train import stages
 from nvila.train.recipe import Batches, Visual
+from nvila.train.start import build_processor
 
 STAGES = ("projector", "vision", "pretrain", "images")
 """Table 7's stages, by what they train; the fifth trains what the fourth does."""
@@ -94,10 +95,12 @@ def test_accumulation_and_recomputation_change_nothing(backbones: Backbones, mix
 
 
 def test_the_last_stage_sets_the_visual_settings(backbones: Backbones, mixture: Path, tmp_path: Path) -> None:
-    stage = make_stage(mixture, "images", steps=1, visual=Visual(temporal_pool=4, num_video_frames=16))
+    stage = make_stage(mixture, "images", steps=1, visual=Visual(temporal_pool=4, num_video_frames=16, fps=2.0))
     learner = stages.run_recipe(make_recipe(backbones, stage), tmp_path)
     assert learner.model.config.visual.temporal_pool == learner.model.visual.temporal_pool == 4
     assert learner.model.config.visual.num_video_frames == 16
+    processor = build_processor(learner.model.config.visual, AutoTokenizer.from_pretrained(tmp_path / "tokenizer"))
+    assert (processor.video_processor.num_frames, processor.video_processor.fps) == (16, 2.0)
 
 
 def test_epochs_become_steps(backbones: Backbones, mixture: Path, tmp_path: Path) -> None:

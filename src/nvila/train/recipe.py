@@ -111,8 +111,6 @@ class Batches:
     """Samples that a row is chosen from."""
     pool: int = 16
     """Steps' worth of rows that a step is chosen from, for even tiles; 1 keeps the mixture's order."""
-    fps: float | None = None
-    """Frames per second taken of clips, at most the stage's `num_video_frames`; None takes that many evenly."""
 
     def __post_init__(self) -> None:
         for name in ("global_batch", "micro_batch", "max_tokens", "window", "pool"):
@@ -127,6 +125,8 @@ class Visual:
     max_tiles: int | None = None
     temporal_pool: int | None = None
     num_video_frames: int | None = None
+    fps: float | None = None
+    """Frames a second taken of clips, at most `num_video_frames`; 0 takes that many evenly."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -221,7 +221,6 @@ def encode_options(batches: Batches) -> EncodeOptions:
         max_tokens=batches.max_tokens,
         max_num_tiles=batches.max_num_tiles,
         too_long=batches.too_long,
-        fps=batches.fps,
     )
 
 

@@ -196,7 +196,7 @@ def build_processor(visual: VisualSettings, tokenizer: Any) -> NVILAProcessor:
         max_tiles=visual.max_tiles,
         s2_scales=visual.s2_scales,
     )
-    video_processor = NVILAVideoProcessor(size=visual.tile_size, num_frames=visual.num_video_frames)
+    video_processor = NVILAVideoProcessor(size=visual.tile_size, num_frames=visual.num_video_frames, fps=visual.fps)
     return NVILAProcessor(
         image_processor,
         tokenizer,

@@ -33,7 +33,7 @@ def make_recipe(
 ) -> Recipe:
     """The recipe of one fine-tuning; `bf16` has frozen weights in bfloat16 and products under autocast."""
     limit = token_limit(options, config)
-    batches, steps = plan_batches(options, survey, limit, fps=float(config.fps) or None, num_ranks=num_ranks)
+    batches, steps = plan_batches(options, survey, limit, num_ranks=num_ranks)
     trains_vision = options.vision != "frozen"
     stage = Stage(
         name=STAGE,
@@ -67,9 +67,7 @@ def make_recipe(
     )
 
 
-def plan_batches(
-    options: FinetuneOptions, survey: Survey, limit: int, *, fps: float | None = None, num_ranks: int = 1
-) -> tuple[Batches, int]:
+def plan_batches(options: FinetuneOptions, survey: Survey, limit: int, *, num_ranks: int = 1) -> tuple[Batches, int]:
     """The batches, and the optimiser steps of all epochs.
 
     Packed rows are as long as a step's samples, if the limit allows, and at least as the longest sample: longer ones
@@ -77,7 +75,7 @@ def plan_batches(
     """
     rule = "truncate" if options.too_long == "truncate" else "error"
     longest = -(-survey.longest // _ROUND) * _ROUND
-    common: dict[str, Any] = {"global_batch": options.batch, "too_long": rule, "fps": fps}
+    common: dict[str, Any] = {"global_batch": options.batch, "too_long": rule}
     if not options.packing:
         share = options.batch // num_ranks
         sizes = [size for size in range(1, share + 1) if share % size == 0 and size * longest <= limit]

@@ -101,7 +101,7 @@ def prepare(
     config = _base_config(options)
     limit = token_limit(options, config)
     processor = _processor(options, config)
-    encode = EncodeOptions(max_tokens=limit, fps=float(config.fps) or None)
+    encode = EncodeOptions(max_tokens=limit)
     looked = _look(options, processor, encode, out, force=force, tell=tell)
     survey = looked.survey
     tell(survey.text(limit))
