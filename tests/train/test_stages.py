@@ -311,6 +311,14 @@ def test_the_model_card_is_filled_from_scores_and_manifest() -> None:
     assert "| bars | accepted | 0.100 | 0.80, missed | 200 |" in card
     assert "| fonts-x | debian | 1.2 | OFL-1.1 |" in card
     assert "9.0 million" in card
+    assert "Reading" not in card
+    found = {"nvila": {"exact": 0.5}, "tesseract": {"exact": 0.75}}
+    readers = {**scores, "tasks": [{"task": "words", "num_samples": 200, "scores": found}]}
+    card = model_card(
+        name="m", recipe="r.toml", num_parameters=9_000_000, scores=scores, manifest=manifest, readers=readers
+    )
+    assert "| task | samples | metric | nvila | tesseract |" in card
+    assert "| words | 200 | exact | 0.500 | 0.750 |" in card
     assert "Seed 7, a processor, torch 2.13.0" in card
 
 

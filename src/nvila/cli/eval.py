@@ -26,6 +26,9 @@ def eval(
     ),
     out: Path | None = typer.Option(None, help="Write scores, seed, hardware, versions and mistakes here as JSON."),
     card: Path | None = typer.Option(None, help="Write the model card with these scores here (README.md)."),
+    readers: Path | None = typer.Option(
+        None, help="Results of benchmarks/bench_reading.py, to stand in the card.", exists=True, dir_okay=False
+    ),
     recipe: str = typer.Option("recipes/mini/second.toml", help="The recipe that the card names."),
 ) -> None:
     """Score a model on held-out tasks."""
@@ -71,6 +74,7 @@ def eval(
             num_parameters=loaded.num_parameters(),
             scores=scores,
             manifest=manifest,
+            readers=None if readers is None else json.loads(readers.read_text(encoding="utf-8")),
         )
         atomic_write_text(card, text)
 

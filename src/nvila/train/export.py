@@ -64,9 +64,18 @@ def export(model: NVILAForConditionalGeneration, tokenizer: Any, folder: Path) -
 
 
 def model_card(
-    *, name: str, recipe: str, num_parameters: int, scores: Mapping[str, Any], manifest: Sequence[Mapping[str, Any]]
+    *,
+    name: str,
+    recipe: str,
+    num_parameters: int,
+    scores: Mapping[str, Any],
+    manifest: Sequence[Mapping[str, Any]],
+    readers: Mapping[str, Any] | None = None,
 ) -> str:
-    """The text of the checkpoint's README.md, from `nvila eval`'s scores and the manifest of the training assets."""
+    """The text of the checkpoint's README.md, from `nvila eval`'s scores and the manifest of the training assets.
+
+    readers: what `benchmarks/bench_reading.py` found on the same held-out pictures.
+    """
     lines = [
         "---",
         "license: apache-2.0",
@@ -95,6 +104,7 @@ def model_card(
         for place, (metric, value) in enumerate(task["metrics"].items()):
             aim = _aim(value, task) if place == 0 else ""
             lines.append(f"| {task['task']} | {metric} | {value:.3f} | {aim} | {task['num_samples']} |")
+    lines += [] if readers is None else _reading(readers)
     lines += [
         "",
         "## Sources of the training data",
@@ -105,6 +115,25 @@ def model_card(
     lines += [f"| {entry['name']} | {entry['from']} | {entry['version']} | {entry['licence']} |" for entry in manifest]
     lines += ["", "Questions, shapes, charts and clips are drawn by `nvila.data.corpus`.", ""]
     return "\n".join(lines)
+
+
+def _reading(readers: Mapping[str, Any]) -> list[str]:
+    """The part about reading beside OCR programs."""
+    names = list(readers["tasks"][0]["scores"])
+    found = [
+        "",
+        "## Reading, beside OCR programs",
+        "The same held-out pictures, three times as large for the others, which know nothing of the fonts. "
+        f"`benchmarks/bench_reading.py`. {_circumstances(readers)}",
+        "",
+        f"| task | samples | metric | {' | '.join(names)} |",
+        f"| --- | --- | --- |{' --- |' * len(names)}",
+    ]
+    for task in readers["tasks"]:
+        for metric in task["scores"][names[0]]:
+            values = " | ".join(f"{task['scores'][name][metric]:.3f}" for name in names)
+            found.append(f"| {task['task']} | {task['num_samples']} | {metric} | {values} |")
+    return found
 
 
 def _aim(value: float, task: Mapping[str, Any]) -> str:
