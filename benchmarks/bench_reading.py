@@ -1,9 +1,9 @@
 """How well the small model reads held-out pictures, beside two OCR programs on the same files.
 
 The tasks are those of `nvila eval`; the metrics too. Tesseract and RapidOCR get every picture three times as large,
-because both are made for scans, and the page mode that suits the task; white space is normalised for all. They read any
-font and know nothing of ours: the model learned other fonts of the same generator, which is its advantage. The last line
-is JSON, which `nvila eval --card --readers` puts into the model card.
+because both are made for scans, and the page mode that suits the task; white space is normalised for all. They read
+any font and know nothing of ours: the model learned other fonts of the same generator, which is its advantage. The last
+line is JSON, which `nvila eval --card --readers` puts into the model card.
 
     apt-get install tesseract-ocr                      # in PATH
     python -m venv ocr && ocr/bin/pip install rapidocr-onnxruntime

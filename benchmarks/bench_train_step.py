@@ -3,8 +3,8 @@
 A step is forward, backward, clipping and AdamW on batches that are ready before the clock starts: packed rows of the
 corpus in the package. The ceiling is the best rate of a plain square bf16 product in the same run, before and after;
 operations are those of the plan (`nvila.train.plan`), which tests compare with counted ones. The peer is the same model
-by transformers alone: padded rows, torch's attention, all logits, float32 or autocast. Medians over batches, in turns. The last line is
-JSON.
+by transformers alone: padded rows, torch's attention, all logits, float32 or autocast. Medians over batches, in turns.
+The last line is JSON.
 
     python benchmarks/bench_train_step.py [--threads 2] [--batches 8] [--compile] [--quick]
 """
