@@ -52,6 +52,7 @@ DOCUMENTED: dict[tuple[str, ...], set[str]] = {
         "--merge",
         "--layout",
     },
+    ("quantize",): {"--vision", "--language", "--head", "--calib", "--out", "--activations"},
     ("eval",): {"--model"},
     ("prune",): set(),
     ("prune", "score"): {

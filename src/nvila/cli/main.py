@@ -45,6 +45,7 @@ VERBS = (
     Verb(name="convert", help="Write a checkpoint in another layout."),
     Verb(name="train", help="Train by a recipe."),
     Verb(name="finetune", help="Fine-tune a checkpoint on your data."),
+    Verb(name="quantize", help="Write a checkpoint in 8 and 4 bits."),
     Verb(name="eval", help="Score a model on held-out tasks."),
     Verb(name="prune", help="Score, choose and look at training samples.", is_group=True),
     Verb(name="data", help="Fetch, make and look at training data.", is_group=True),

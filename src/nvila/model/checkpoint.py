@@ -20,6 +20,7 @@ from transformers import GenerationConfig
 from nvila.errors import CheckpointError, ConfigError, nearest
 from nvila.layouts import FOLDERS, PLACEHOLDERS, CheckpointSettings, open_tokenizer, read_json, read_settings, resolve
 from nvila.model.config import NVILAConfig, NVILALiteConfig
+from nvila.model.quantised import for_transformers, swap_linears
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -44,11 +45,16 @@ def load(cls: Any, name: str | os.PathLike[str], build: Builder, **kwargs: Any) 
     weights = read_weights(root, settings)
     config = given if isinstance(given, NVILAConfig) else read_config(settings, cls.config_class)
     _without_pooling_head(config, weights)
-    check_weights(cls, config, weights, root)
+    stored = config.__dict__.pop("quantization_config", None)
+    check_weights(cls, config, weights, root, stored)
     if config.dtype is None:
         config.dtype = weights["llm.model.embed_tokens.weight"].dtype
     kwargs.pop("use_safetensors", None)
+    if stored is not None:
+        config.quantization_config = for_transformers(stored)
     model = build(config, weights, kwargs)
+    if stored is not None:
+        model.config.quantization_config = stored
     check_finite(model, root)
     model.name_or_path = str(name)
     if model.can_generate():
@@ -163,10 +169,21 @@ def _without_pooling_head(config: NVILAConfig, weights: dict[str, torch.Tensor])
     config.vision_config.vision_use_head = has_head
 
 
-def check_weights(cls: Any, config: NVILAConfig, weights: dict[str, torch.Tensor], root: Path) -> None:
-    """Compare names and shapes with the model that `config` describes; raises CheckpointError for the first fault."""
+def check_weights(
+    cls: Any,
+    config: NVILAConfig,
+    weights: dict[str, torch.Tensor],
+    root: Path,
+    stored: dict[str, Any] | None = None,
+) -> None:
+    """Compare names and shapes with the model that `config` describes; raises CheckpointError for the first fault.
+
+    stored: the `quantization_config` of a quantised checkpoint.
+    """
     with torch.device("meta"):
         model = cls(config)
+    if stored is not None:
+        swap_linears(model, stored)
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     tied = "llm.lm_head.weight"
     if config.text_config.tie_word_embeddings or tied not in expected:
