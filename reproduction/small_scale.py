@@ -30,7 +30,7 @@ from nvila.model.checkpoint import read_config
 from nvila.processing import NVILAProcessor
 from nvila.train.learner import Learner
 from nvila.train.plan import Estimate, Workload, estimate
-from nvila.train.recipe import Batches, ModelRecipe, Recipe, Run
+from nvila.train.recipe import Batches, ModelRecipe, Part, Recipe, Run, Stage
 from nvila.train.stages import is_finished, run_recipe
 from nvila.train.start import build_processor
 from nvila.utils.atomic import atomic_write_text
@@ -142,6 +142,33 @@ def run_options(threads: int, workers: int) -> Run:
 def in_order(batch: int) -> Batches:
     """Steps of `batch` samples in the mixture's order, whatever their sizes: the same ones for all rows."""
     return Batches(global_batch=batch, micro_batch=batch, pack=False, max_tokens=2048, window=1, pool=1)
+
+
+def phase(
+    name: str,
+    mixture: Path,
+    *,
+    batch: int,
+    steps: int,
+    rate: float,
+    train: tuple[Part, ...],
+    part_rates: Mapping[str, float] | None = None,
+) -> Stage:
+    """A stage on a mixture: a cosine from the peak `rate` with 3 % of warm-up, no weight decay (section 3.1)."""
+    return Stage(
+        name=name,
+        mixture=str(mixture),
+        batches=in_order(batch),
+        steps=max(1, steps),
+        learning_rate=rate,
+        part_learning_rates=dict(part_rates or {}),
+        weight_decay=0.0,
+        schedule="cosine",
+        warmup_ratio=0.03,
+        final_ratio=0.0,
+        train=train,
+        dense_weight=0.0,
+    )
 
 
 def write_mixture(data: Path) -> Path:

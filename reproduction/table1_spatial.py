@@ -32,11 +32,11 @@ from small_scale import (
     Results,
     drop_weights,
     finish,
-    in_order,
     last_losses,
     load_of,
     machine,
     model_recipe,
+    phase,
     prefill_gflop,
     prefill_seconds,
     read_held_out,
@@ -59,7 +59,7 @@ from nvila.model import NVILAConfig, NVILAForConditionalGeneration
 from nvila.model.s2 import merge_scales
 from nvila.processing import NVILAProcessor
 from nvila.train.export import export
-from nvila.train.recipe import Part, Recipe, Run, Stage
+from nvila.train.recipe import Part, Recipe, Run
 from nvila.train.start import build_processor, calibrate_projector
 
 PACKAGED = Path(__file__).parents[1] / "src" / "nvila" / "assets" / "corpus"
@@ -153,19 +153,14 @@ def make_recipe(row: Row, settings: Settings, mixture: Path, init: Path, *, seed
         if name == "tuning":
             rates["projector"] = settings.llm_rate
         stages.append(
-            Stage(
-                name=name,
-                mixture=str(mixture),
-                batches=in_order(settings.batch),
-                steps=max(1, round(share * settings.samples / settings.batch)),
-                learning_rate=rates["projector"],
-                part_learning_rates={part: rates[part] for part in train},
-                weight_decay=0.0,
-                schedule="cosine",
-                warmup_ratio=0.03,
-                final_ratio=0.0,
+            phase(
+                name,
+                mixture,
+                batch=settings.batch,
+                steps=round(share * settings.samples / settings.batch),
+                rate=rates["projector"],
                 train=train,
-                dense_weight=0.0,
+                part_rates={part: rates[part] for part in train},
             )
         )
     return Recipe(

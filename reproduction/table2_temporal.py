@@ -28,11 +28,11 @@ from small_scale import (
     Results,
     drop_weights,
     finish,
-    in_order,
     last_losses,
     load_of,
     machine,
     model_recipe,
+    phase,
     prefill_gflop,
     prefill_seconds,
     read_held_out,
@@ -51,7 +51,7 @@ from small_scale import (
 )
 
 from nvila.model.temporal import num_groups
-from nvila.train.recipe import Recipe, Run, Stage
+from nvila.train.recipe import Recipe, Run
 
 PAPER_COLUMNS = ("short", "medium", "long", "overall")
 NUM_TIMED = 6
@@ -100,18 +100,13 @@ QUICK = Settings(clips=4, epochs=1.0, held_out=2)
 def make_recipe(row: Row, settings: Settings, mixture: Path, *, seed: int, run: Run) -> Recipe:
     """One phase from the start itself, with the row's frames and pooling."""
     config = start_config(settings.start)
-    stage = Stage(
-        name="clips",
-        mixture=str(mixture),
-        batches=in_order(settings.batch),
-        steps=max(1, round(settings.epochs * settings.clips * len(settings.lengths) / settings.batch)),
-        learning_rate=settings.rate,
-        weight_decay=0.0,
-        schedule="cosine",
-        warmup_ratio=0.03,
-        final_ratio=0.0,
+    stage = phase(
+        "clips",
+        mixture,
+        batch=settings.batch,
+        steps=round(settings.epochs * settings.clips * len(settings.lengths) / settings.batch),
+        rate=settings.rate,
         train=("projector", "llm"),
-        dense_weight=0.0,
     )
     model = replace(model_recipe(config, settings.start), temporal_pool=row.pool, num_video_frames=row.num_frames)
     return Recipe(name="table2", stage=(stage,), run=replace(run, seed=seed), model=model)

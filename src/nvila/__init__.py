@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "nvila.engine": ("Completion", "Engine", "EngineBusyError", "EngineConfig", "SamplingParams"),
     "nvila.errors": (
         "CheckpointError",
         "ConfigError",
@@ -56,8 +57,12 @@ _HOME = {
 
 __all__ = [
     "CheckpointError",
+    "Completion",
     "ConfigError",
     "DataError",
+    "Engine",
+    "EngineBusyError",
+    "EngineConfig",
     "FusionError",
     "ImagePart",
     "LabelledBox",
@@ -74,6 +79,7 @@ __all__ = [
     "NVILAVideoProcessor",
     "PromptError",
     "Sample",
+    "SamplingParams",
     "TextPart",
     "VideoPart",
     "__version__",

@@ -14,11 +14,10 @@ import pytest
 from PIL import Image
 from tests.cli.bad_inputs import Place, Row, rows
 from tests.media_files import noise, write_clip
-from tests.tiny import make_tokenizer, write_checkpoint
+from tests.tiny import write_checkpoint
 from tests.web import serve
 from transformers.utils import logging as library_logging
 
-from nvila.cli.answering import TextStreamer
 from nvila.cli.main import main
 
 TOKENS_PER_TILE = 4
@@ -238,17 +237,29 @@ def test_conversation_ends_with_its_input_and_may_start_with_a_prompt(
     assert second["num_prompt_tokens"] > first["num_prompt_tokens"]
 
 
-def test_streamer_holds_a_character_back_until_it_is_whole() -> None:
-    import torch
+def test_formats_are_taken_and_checked(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    answer = ask_json(checkpoint, capsys, "--vision", "w8a8", "--language", "w4a16", "Hello")
+    assert answer["num_generated_tokens"]
+    assert run(checkpoint, "--language", "w8a8", "Hello") == 2
+    assert "'w8a8' is no format of the language part" in capsys.readouterr().err
 
-    tokenizer = make_tokenizer()
-    pieces: list[str] = []
-    streamer = TextStreamer(tokenizer, pieces.append)
-    streamer.put(torch.tensor([[1, 2, 3]]))
-    text = "a é 😀!"
-    for token in tokenizer(text)["input_ids"]:
-        streamer.put(torch.tensor([token]))
-    streamer.end()
-    assert pieces == list(text)
-    assert streamer.text == text
-    assert len(streamer.times) == len(text.encode())
+
+def test_a_turn_reuses_the_turn_before(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A conversation answers as if each turn were asked afresh, and computes what is new alone."""
+    from nvila.engine import runner
+
+    computed: list[int] = []
+    prefill = runner.prefill
+
+    def counting(weights: object, cache: object, chunks: list[runner.PrefillChunk]) -> object:
+        computed.append(sum(len(chunk.ids) for chunk in chunks))
+        return prefill(weights, cache, chunks)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(runner, "prefill", counting)
+    give_stdin(monkeypatch, b"And more?\n")
+    assert run(checkpoint, "--interactive", "--json", "First? " * 10) == 0
+    first, second = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert computed[0] == first["num_prompt_tokens"]
+    assert sum(computed[1:]) < second["num_prompt_tokens"] - first["num_prompt_tokens"] + 32

@@ -1,12 +1,11 @@
 """From a question and its media to an answer with its numbers: what `nvila ask` does between reading and printing.
 
-Free functions in the order of a request: load the model, read media, prepare inputs, generate. Greedy decoding only.
+Free functions in the order of a request: load the model into an engine, read media, generate. Greedy decoding only.
 torch and transformers are imported inside, so that the command's help comes without them.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,12 +17,11 @@ from nvila.errors import ConfigError, NVILAError, PromptError
 if TYPE_CHECKING:
     import torch
 
+    from nvila.engine import Engine
     from nvila.processing.policy import MediaPolicy
 
 STDIN = "-"
 MAX_TILES = 256
-_HELD_BACK = "\ufffd"
-"""What a byte-level tokenizer makes of a character of which only some bytes are there yet."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +39,10 @@ class AskSettings:
     system: str | None = None
     device: str = "auto"
     dtype: str = "auto"
+    vision: str | None = None
+    """Number format of the vision tower, "w8a8"; None leaves it as the checkpoint has it."""
+    language: str | None = None
+    """Number format of the decoder, "w4a16"; None leaves it as the checkpoint has it."""
     allow_private_urls: bool = False
     url_timeout_s: float = 20.0
 
@@ -53,6 +55,10 @@ class AskSettings:
             raise ConfigError(f"--url-timeout is {self.url_timeout_s:g}; give a number of seconds above 0")
         if self.max_tiles is not None and self.max_tiles > MAX_TILES:
             raise ConfigError(f"--max-tiles is {self.max_tiles}, over the limit of {MAX_TILES}; give fewer")
+        if self.vision is not None or self.language is not None:
+            from nvila.engine.round import check_formats
+
+            check_formats(self.vision, self.language)
 
     @property
     def policy(self) -> MediaPolicy:
@@ -111,6 +117,17 @@ def load_model(settings: AskSettings) -> Any:
         return model.to(device).eval()
 
 
+def load_engine(settings: AskSettings, processor: Any) -> Engine:
+    """An engine for one question at a time. Raises CheckpointError or ConfigError."""
+    from nvila.engine import Engine, EngineConfig
+    from nvila.engine.round import round_in_place
+
+    model = load_model(settings)
+    with _memory_errors_named(model.device):
+        round_in_place(model, vision=settings.vision, language=settings.language)
+        return Engine(model, processor, EngineConfig(max_running=1))
+
+
 def read_images(sources: Sequence[str], *, policy: MediaPolicy, stdin: BinaryIO | None = None) -> list[dict[str, Any]]:
     """Content parts of the images at `sources` (paths, URLs, "-" for `stdin`), upright and decoded.
 
@@ -167,109 +184,34 @@ def system_messages(system: str | None) -> list[dict[str, Any]]:
     return [] if system is None else [{"role": "system", "content": check_prompt(system)}]
 
 
-def prepare_inputs(messages: Sequence[dict[str, Any]], *, processor: Any, model: Any, max_tiles: int | None) -> Any:
-    """The model's inputs for a conversation that waits for an answer, on its device.
-
-    Raises PromptError, with both counts, when the conversation leaves no room for an answer.
-    """
-    inputs = processor.apply_chat_template(
-        list(messages),
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=True,
-        return_tensors="pt",
-        max_tiles=max_tiles,
-        exif_transpose=True,
-    )
-    num_tokens, limit = inputs["input_ids"].shape[1], model.config.get_text_config().max_position_embeddings
-    if num_tokens >= limit:
-        num_pixels = _count_media_tokens(inputs["input_ids"], processor)
-        raise PromptError(
-            f"the prompt is {num_tokens} tokens ({num_pixels} of them for images and videos), and the model takes "
-            f"{limit} with the answer; shorten the text, give fewer images, or lower --max-tiles or --num-frames"
-        )
-    return inputs.to(model.device, model.dtype)
-
-
 def generate_answer(
-    messages: Sequence[dict[str, Any]],
-    *,
-    processor: Any,
-    model: Any,
-    settings: AskSettings,
-    on_text: Callable[[str], None],
+    messages: Sequence[dict[str, Any]], *, engine: Engine, settings: AskSettings, on_text: Callable[[str], None]
 ) -> Answer:
     """The greedy answer to a conversation; `on_text` gets each piece of it as soon as its characters are whole.
 
     Raises PromptError for a conversation that is malformed or too long.
     """
-    import torch
+    from nvila.engine import SamplingParams
 
-    start = time.perf_counter()
-    inputs = prepare_inputs(messages, processor=processor, model=model, max_tiles=settings.max_tiles)
-    prompt_ids = inputs["input_ids"]
-    room = model.config.get_text_config().max_position_embeddings - prompt_ids.shape[1]
-    streamer = TextStreamer(processor.tokenizer, on_text)
-    with torch.inference_mode(), _memory_errors_named(model.device):
-        model.generate(**inputs, do_sample=False, max_new_tokens=min(settings.max_new_tokens, room), streamer=streamer)
+    with _memory_errors_named(engine.model.device):
+        handle = engine.submit(
+            list(messages),
+            SamplingParams(max_new_tokens=settings.max_new_tokens),
+            template_options={"max_tiles": settings.max_tiles, "exif_transpose": True},
+        )
+        for piece in handle.pieces():
+            on_text(piece)
+    completion = handle.result()
+    ttft_s, speed = completion.ttft_s, completion.tokens_per_s
+    assert ttft_s is not None
     return Answer(
-        text=streamer.text,
-        num_prompt_tokens=prompt_ids.shape[1],
-        num_image_tokens=_count_media_tokens(prompt_ids, processor),
-        num_generated_tokens=len(streamer.token_ids),
-        ttft_s=round(streamer.times[0] - start, 4),
-        tokens_per_s=_rate(streamer.times),
+        text=completion.text,
+        num_prompt_tokens=completion.num_prompt_tokens,
+        num_image_tokens=completion.num_media_tokens,
+        num_generated_tokens=len(completion.token_ids),
+        ttft_s=round(ttft_s, 4),
+        tokens_per_s=None if speed is None else round(speed, 2),
     )
-
-
-class TextStreamer:
-    """Receives token ids from `generate` and passes text on; holds back a character until all of its bytes are there.
-
-    `times` are the moments at which the tokens came (`time.perf_counter`), `text` is the whole answer.
-    """
-
-    def __init__(self, tokenizer: Any, on_text: Callable[[str], None]) -> None:
-        self.token_ids: list[int] = []
-        self.times: list[float] = []
-        self.text = ""
-        self._tokenizer = tokenizer
-        self._on_text = on_text
-        self._is_prompt = True
-
-    def put(self, value: torch.Tensor) -> None:
-        """Take the next token, (1,) int; the first call brings the prompt, which is none of the answer."""
-        if self._is_prompt:
-            self._is_prompt = False
-            return
-        self.times.append(time.perf_counter())
-        self.token_ids.extend(value.flatten().tolist())
-        decoded = self._decode()
-        if not decoded.endswith(_HELD_BACK):
-            self._advance(decoded)
-
-    def end(self) -> None:
-        """Pass on what was held back."""
-        self._advance(self._decode())
-
-    def _decode(self) -> str:
-        ids = self.token_ids
-        return str(self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
-
-    def _advance(self, decoded: str) -> None:
-        piece, self.text = decoded[len(self.text) :], decoded
-        if piece:
-            self._on_text(piece)
-
-
-def _count_media_tokens(input_ids: torch.Tensor, processor: Any) -> int:
-    media = (input_ids == processor.image_token_id) | (input_ids == processor.video_token_id)
-    return int(media.sum())
-
-
-def _rate(times: Sequence[float]) -> float | None:
-    if len(times) < 2 or times[-1] <= times[0]:
-        return None
-    return round((len(times) - 1) / (times[-1] - times[0]), 2)
 
 
 @contextmanager

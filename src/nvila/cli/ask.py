@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
-from typing import Any, BinaryIO, TextIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
 import typer
 
@@ -20,6 +20,9 @@ from nvila.cli import answering
 from nvila.cli.answering import STDIN, Answer, AskSettings
 from nvila.errors import MediaError, NVILAError, PromptError, nearest
 from nvila.utils import progress
+
+if TYPE_CHECKING:
+    from nvila.engine import Engine
 
 COMMANDS = {
     "/image": "/image PATH adds an image to your next question",
@@ -51,6 +54,12 @@ def ask(
     interactive: bool = typer.Option(False, "--interactive", help="Hold a conversation; /quit or Ctrl-D leaves."),
     device: str = typer.Option(AskSettings.device, "--device", help="auto, cpu, cuda or cuda:N."),
     dtype: str = typer.Option(AskSettings.dtype, "--dtype", help="auto, bfloat16, float16 or float32."),
+    vision: str | None = typer.Option(
+        AskSettings.vision, "--vision", help="Number format of the vision tower: w8a8. By default the checkpoint's own."
+    ),
+    language: str | None = typer.Option(
+        AskSettings.language, "--language", help="Number format of the decoder: w4a16. By default the checkpoint's own."
+    ),
     allow_private_urls: bool = typer.Option(
         AskSettings.allow_private_urls, "--allow-private-urls", help="Fetch URLs that lead to private addresses too."
     ),
@@ -67,6 +76,8 @@ def ask(
         system=system,
         device=device,
         dtype=dtype,
+        vision=vision,
+        language=language,
         allow_private_urls=allow_private_urls,
         url_timeout_s=url_timeout,
     )
@@ -88,8 +99,7 @@ class Chat:
     """A conversation under way: the turns so far, and media that wait for the next question."""
 
     settings: AskSettings
-    processor: Any
-    model: Any
+    engine: Engine
     messages: list[dict[str, Any]]
     waiting: list[dict[str, Any]] = field(default_factory=list)
 
@@ -100,7 +110,7 @@ class Chat:
     def add_video(self, source: str) -> None:
         """Read a video for the next question. Raises MediaError."""
         self.waiting += answering.read_videos(
-            [source], processor=self.processor, num_frames=self.settings.num_frames, policy=self.settings.policy
+            [source], processor=self.engine.processor, num_frames=self.settings.num_frames, policy=self.settings.policy
         )
 
     def reset(self) -> None:
@@ -112,11 +122,7 @@ class Chat:
         """Answer the next question; a question that fails leaves the conversation as it was."""
         turn = answering.user_message(prompt, self.waiting)
         answer = answering.generate_answer(
-            [*self.messages, turn],
-            processor=self.processor,
-            model=self.model,
-            settings=self.settings,
-            on_text=on_text,
+            [*self.messages, turn], engine=self.engine, settings=self.settings, on_text=on_text
         )
         self.messages += [turn, {"role": "assistant", "content": answer.text}]
         self.waiting = []
@@ -135,8 +141,8 @@ def open_chat(settings: AskSettings, images: list[str], videos: list[str], stdin
         )
         messages = answering.system_messages(settings.system)
         line.update("loading the model")
-        model = answering.load_model(settings)
-    return Chat(settings=settings, processor=processor, model=model, messages=messages, waiting=parts)
+        engine = answering.load_engine(settings, processor)
+    return Chat(settings=settings, engine=engine, messages=messages, waiting=parts)
 
 
 def converse(chat: Chat, say: Callable[[Chat, str], None], lines: TextIO) -> None:

@@ -14,7 +14,7 @@ from nvila.cli.prune_report import add_report_command
 from nvila.cli.prune_select import add_select_command
 from nvila.errors import ConfigError
 from nvila.layouts import MINI
-from nvila.pruning.score.options import CPU_BATCH_TOKENS, DataOptions, RunOptions, ScoreOptions, Shard
+from nvila.pruning.score.options import DataOptions, RunOptions, ScoreOptions, Shard
 
 BY_FEATURES = ("cluster", "coverage")
 """Criteria by where a sample lies among the others; the others look at each sample alone."""
@@ -39,7 +39,7 @@ def score(
     clusters: int | None = typer.Option(None, help="cluster, coverage: clusters of each source (default: by size)."),
     format: str | None = typer.Option(None, help="Name of the records' format (default: told from each record)."),
     media_root: str | None = typer.Option(None, help="Where relative media paths start (default: beside the data)."),
-    batch_tokens: int | None = typer.Option(None, help="Tokens of a batch (default: 2048 on the CPU, else 8192)."),
+    batch_tokens: int | None = typer.Option(None, help="Tokens of a batch (default: 8192)."),
     max_tokens: int | None = typer.Option(None, help="Longer samples get no score (default: the model's positions)."),
     max_tiles: int | None = typer.Option(None, help="Tiles of each picture, for NVILA models."),
     num_frames: int | None = typer.Option(None, help="Frames of each clip (default: the model's own)."),
@@ -59,7 +59,7 @@ def score(
     """
     _need_pyarrow()
     run = RunOptions(
-        batch_tokens=_usual_batch(device) if batch_tokens is None else batch_tokens,
+        batch_tokens=_RUN.batch_tokens if batch_tokens is None else batch_tokens,
         max_tokens=max_tokens,
         max_tiles=max_tiles,
         num_frames=num_frames,
@@ -111,13 +111,6 @@ def _refuse(criterion: str, **given: object) -> None:
     for name, value in given.items():
         if value is not None:
             raise ConfigError(f"the criterion {criterion} takes no --{name}; leave it out")
-
-
-def _usual_batch(device: str) -> int:
-    """Tokens of a batch where the user gives none."""
-    from nvila.utils.device import choose_device
-
-    return CPU_BATCH_TOKENS if choose_device(device).type == "cpu" else _RUN.batch_tokens
 
 
 def _need_pyarrow() -> None:

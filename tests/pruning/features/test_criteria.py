@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 from collections.abc import Sequence
@@ -188,3 +189,11 @@ def test_options_out_of_range_are_refused() -> None:
     assert FeatureOptions(data=data).num_clusters(640_000) == 4096
     assert FeatureOptions(data=data).num_clusters(6400) == 100
     assert FeatureOptions(data=data).num_clusters(3) == 3
+
+
+def test_reading_processes_change_nothing(tmp_path: Path, model: str) -> None:
+    data = write_data(tmp_path)
+    wanted = dataclasses.replace(options(data, model), run=dataclasses.replace(RUN, workers=1))
+    score_by_features(tmp_path / "ahead", wanted)
+    score_by_features(tmp_path / "here", options(data, model))
+    assert rows(tmp_path / "ahead") == rows(tmp_path / "here")

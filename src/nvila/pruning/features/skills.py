@@ -46,8 +46,12 @@ class SkillsExtractor:
         layers = _decoder_layers(scorer.model, name)
         self._layers = [layers[math.ceil(len(layers) * third / 3) - 1] for third in (1, 2, 3)]
 
-    def features(self, corpus: Corpus, numbers: Sequence[int]) -> list[Feature]:
-        """The features of the samples with these numbers, in order."""
+    def features(self, corpus: Corpus, chunks: Sequence[int]) -> Iterator[list[Feature]]:
+        """The features of the samples of each chunk, in order."""
+        for chunk in chunks:
+            yield self._features(corpus, corpus.chunk(chunk))
+
+    def _features(self, corpus: Corpus, numbers: Sequence[int]) -> list[Feature]:
         encoder = self._scorer.encoder
         found: dict[int, Feature] = {}
         samples: dict[int, Sample] = {}

@@ -48,8 +48,8 @@ class Feature:
 class Extractor(Protocol):
     """Features of samples by a model."""
 
-    def features(self, corpus: Corpus, numbers: Sequence[int]) -> list[Feature]:
-        """One for each of the numbers, in order; never raises for what is wrong with a sample."""
+    def features(self, corpus: Corpus, chunks: Sequence[int]) -> Iterator[list[Feature]]:
+        """Of each chunk one for each of its samples, in order; never raises for what is wrong with a sample."""
         ...
 
 
@@ -75,8 +75,7 @@ def extract(
         return
     extractor = load()
     broken = Broken(max_broken)
-    for chunk in todo:
-        found = extractor.features(corpus, corpus.chunk(chunk))
+    for chunk, found in zip(todo, extractor.features(corpus, todo), strict=True):
         broken.count({"status": one.status, "reason": f"{one.source}: {one.id}: {one.reason}"} for one in found)
         broken.check(is_last=chunk == todo[-1])
         write_part(folder, shard, chunk, _table(found))

@@ -6,7 +6,8 @@ are stretched to one tile each. Samples without any picture have no features: st
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch.utils.data import Dataset
 
 from nvila.errors import CheckpointError, MediaError
 from nvila.layouts import resolve
@@ -26,6 +28,7 @@ from nvila.pruning.score.data import Corpus, has_media
 from nvila.pruning.score.models import device_of, is_ours
 from nvila.pruning.score.options import RunOptions
 from nvila.pruning.score.padded import USUAL_FRAMES
+from nvila.pruning.score.passes import read_ahead
 from nvila.types import ImagePart, Sample, VideoPart
 from nvila.utils.device import choose_dtype
 
@@ -42,45 +45,22 @@ class LooksExtractor:
         dtype = choose_dtype(run.dtype, self._device)
         self._tower, self._layer, self._processor = _load(name, root, dtype)
         self._tower.to(self._device).eval()
-        self._num_frames = run.num_frames or USUAL_FRAMES
+        self._run = run
         self._batch_images = batch_images
 
-    def features(self, corpus: Corpus, numbers: Sequence[int]) -> list[Feature]:
-        """The features of the samples with these numbers, in order."""
-        found: list[Feature] = []
-        tiles: list[NDArray[np.uint8]] = []
-        counts: list[int] = []
-        for number in numbers:
-            read = corpus.read(number)
-            feature = Feature(id=read.id, source=read.source, status=read.status, reason=read.reason)
-            cut: list[NDArray[np.uint8]] = []
-            if read.sample is not None and not has_media(read.sample):
-                feature = feature.failed("no_media", "")
-            elif read.sample is not None:
-                try:
-                    cut = [self._processor.cut(picture, (1, 1)) for picture in self._pictures(read.sample)]
-                except (MediaError, OSError) as error:
-                    feature = feature.failed("broken_media", str(error))
-            found.append(feature)
-            tiles += cut
-            counts.append(len(cut))
-        pooled = self._pooled(tiles)
-        borders = np.cumsum([0, *counts])
-        return [
-            feature.with_values(pooled[begin:end].mean(0)) if end > begin else feature
-            for feature, begin, end in zip(found, borders[:-1], borders[1:], strict=True)
-        ]
-
-    def _pictures(self, sample: Sample) -> list[Image.Image]:
-        pictures: list[Image.Image] = []
-        for part in (part for message in sample.messages for part in message.content):
-            if isinstance(part, ImagePart):
-                given: Any = part.image if part.image is not None else part.path or part.url
-                pictures.append(load_image(given))
-            elif isinstance(part, VideoPart):
-                clip: Any = part.video if part.video is not None else part.path or part.url
-                pictures += load_video(clip, num_frames=self._num_frames)
-        return pictures
+    def features(self, corpus: Corpus, chunks: Sequence[int]) -> Iterator[list[Feature]]:
+        """The features of the samples of each chunk, in order."""
+        numbers = (number for chunk in chunks for number in corpus.chunk(chunk))
+        tiles = _Tiles(corpus, self._processor, self._run.num_frames or USUAL_FRAMES)
+        read = iter(read_ahead(tiles, numbers, self._device, self._run, prefetch=64))
+        for chunk in chunks:
+            found, cut = zip(*islice(read, len(corpus.chunk(chunk))), strict=True)
+            pooled = self._pooled([tile for one in cut for tile in one])
+            borders = np.cumsum([0, *map(len, cut)])
+            yield [
+                feature.with_values(pooled[begin:end].mean(0)) if end > begin else feature
+                for feature, begin, end in zip(found, borders[:-1], borders[1:], strict=True)
+            ]
 
     @torch.inference_mode()
     def _pooled(self, tiles: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
@@ -95,6 +75,38 @@ class LooksExtractor:
             )
             rows.append(features.float().mean(1).cpu().numpy())
         return np.concatenate(rows) if rows else np.empty((0, 0), np.float32)
+
+
+class _Tiles(Dataset[Any]):
+    """What the reading processes do: a sample's number to its features-to-be and a tile for each picture and frame."""
+
+    def __init__(self, corpus: Corpus, processor: NVILAImageProcessor, num_frames: int) -> None:
+        self._corpus = corpus
+        self._processor = processor
+        self._num_frames = num_frames
+
+    def __getitem__(self, number: int) -> tuple[Feature, list[NDArray[np.uint8]]]:
+        read = self._corpus.read(number)
+        feature = Feature(id=read.id, source=read.source, status=read.status, reason=read.reason)
+        if read.sample is None:
+            return feature, []
+        if not has_media(read.sample):
+            return feature.failed("no_media", ""), []
+        try:
+            return feature, [self._processor.cut(picture, (1, 1)) for picture in self._pictures(read.sample)]
+        except (MediaError, OSError) as error:
+            return feature.failed("broken_media", str(error)), []
+
+    def _pictures(self, sample: Sample) -> list[Image.Image]:
+        pictures: list[Image.Image] = []
+        for part in (part for message in sample.messages for part in message.content):
+            if isinstance(part, ImagePart):
+                given: Any = part.image if part.image is not None else part.path or part.url
+                pictures.append(load_image(given))
+            elif isinstance(part, VideoPart):
+                clip: Any = part.video if part.video is not None else part.path or part.url
+                pictures += load_video(clip, num_frames=self._num_frames)
+        return pictures
 
 
 def _load(name: str, root: Path, dtype: torch.dtype) -> tuple[Any, int, NVILAImageProcessor]:

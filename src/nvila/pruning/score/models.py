@@ -37,7 +37,7 @@ def load_scorer(name: str, options: RunOptions) -> Scorer:
         from nvila.model.attention import SEGMENTS
         from nvila.processing import NVILAProcessor
 
-        attention = SEGMENTS if device.type == "cpu" else None  # else the mask costs as much as its row is long, squared
+        attention = SEGMENTS if device.type == "cpu" else None  # on CPUs the mask of a long row costs more than the row
         own = NVILAForConditionalGeneration.from_pretrained(root, dtype=dtype, attn_implementation=attention).to(device)
         return PackedScorer(own, NVILAProcessor.from_pretrained(root), options)
     from transformers import AutoModelForImageTextToText

@@ -17,10 +17,6 @@ NEEDED: Mapping[str, tuple[str, ...]] = MappingProxyType(
 """The models that each criterion needs, by the names of the options; it takes no others."""
 
 
-CPU_BATCH_TOKENS = 8192
-"""What the command takes on a CPU where it is not told."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
     """Which samples: a data set in any format, or a mixture (`*.toml`), whose keep-lists and drop-lists hold here too.
@@ -55,8 +51,7 @@ class RunOptions:
     """
 
     batch_tokens: int = 8192
-    """Tokens of a batch: of a packed row, or of a padded batch with its padding. A longer sample runs alone. On the CPU
-    `CPU_BATCH_TOKENS` is faster: there the mask of a longer packed row costs more than the row saves."""
+    """Tokens of a batch: of a packed row, or of a padded batch with its padding. A longer sample runs alone."""
     max_tokens: int | None = None
     """Longer samples get no score; None: as many as the model has positions."""
     max_tiles: int | None = None

@@ -214,17 +214,23 @@ def _as_it_is(item: Any) -> Any:
 
 
 def _loader(corpus: Corpus, one: Pass, scorer: Scorer, plan: _Plan, run: RunOptions) -> DataLoader[Any]:
-    usual = 0 if scorer.device.type == "cpu" else min(8, os.cpu_count() or 1)
+    return read_ahead(_Rows(corpus, one, scorer.encoder), plan, scorer.device, run, prefetch=4)
+
+
+def read_ahead(
+    items: Dataset[Any], keys: Iterable[Any], device: torch.device, run: RunOptions, *, prefetch: int
+) -> DataLoader[Any]:
+    """The items of these keys in order, read by as many processes as the options say, each so many items ahead."""
+    usual = 0 if device.type == "cpu" else min(8, os.cpu_count() or 1)
     workers = usual if run.workers is None else run.workers
     options: dict[str, Any] = {}
     if workers:
         # Not forked from here: libraries that decode media keep threads, and a device's context survives no fork.
         context = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
         context.set_forkserver_preload([__name__])
-        options = {"multiprocessing_context": context, "prefetch_factor": 4}
-    rows: Any = _Rows(corpus, one, scorer.encoder)
-    sampler: Any = plan
-    return DataLoader(rows, batch_size=None, sampler=sampler, collate_fn=_as_it_is, num_workers=workers, **options)
+        options = {"multiprocessing_context": context, "prefetch_factor": prefetch}
+    sampler: Any = keys
+    return DataLoader(items, batch_size=None, sampler=sampler, collate_fn=_as_it_is, num_workers=workers, **options)
 
 
 def _scored(scorer: Scorer, batch: Ready, batch_tokens: int) -> list[LogP]:
