@@ -2,37 +2,35 @@
 
 A clip of 256 frames goes through the tower once for all rows, seeds and epochs, and frames that are alike go through
 it once. The trainer and the evaluation run as they are: for as long as `kept_features` lasts, `encode_tiles` of every
-model asks here first. Times taken meanwhile are not what the work costs without it.
+model asks here first; a tower that is learning is run each time. Times taken meanwhile are not what the work costs
+without it.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 
 import torch
 
 from nvila.model.base import NVILAPreTrainedModel
 
-Kept = dict[bytes, torch.Tensor]
-"""Features (P, C) by a hash of the tile and of the circumstances they were computed in."""
+Kept = MutableMapping[bytes, torch.Tensor]
+"""Features (P, C) by a hash of the tile, of the tower, and of the circumstances they were computed in."""
 
 
 @contextmanager
 def kept_features(kept: Kept) -> Iterator[None]:
-    """Looks up in `kept`, and adds to it, whatever a frozen tower is asked for.
-
-    All models meanwhile must have the same tower; one that learns is none of them, and an AssertionError.
-    """
+    """Looks up in `kept`, and adds to it, whatever a frozen tower is asked for."""
     encode_all = NVILAPreTrainedModel.encode_tiles
 
     def encode_tiles(model: NVILAPreTrainedModel, pixel_values: torch.Tensor) -> torch.Tensor:
         inferring = torch.is_inference_mode_enabled()
-        learns = any(weight.requires_grad for weight in model.vision_tower.parameters())
-        assert inferring or not learns, "only a frozen tower's features can be kept"
+        if not inferring and any(weight.requires_grad for weight in model.vision_tower.parameters()):
+            return encode_all(model, pixel_values)
         autocast = torch.is_autocast_enabled(pixel_values.device.type)
-        keys = tile_keys(pixel_values, f"{model.dtype} {autocast} {inferring}")
+        keys = tile_keys(pixel_values, f"{fingerprint(model.vision_tower)} {model.dtype} {autocast} {inferring}")
         places = {key: place for place, key in enumerate(keys) if key not in kept}
         if places:
             with torch.no_grad():
@@ -45,6 +43,12 @@ def kept_features(kept: Kept) -> Iterator[None]:
         yield
     finally:
         NVILAPreTrainedModel.encode_tiles = encode_all  # type: ignore[method-assign]
+
+
+def fingerprint(tower: torch.nn.Module) -> list[float]:
+    """Numbers that change with the tower's weights: their sum in each tensor."""
+    with torch.no_grad():
+        return torch.stack([weight.float().sum() for weight in tower.parameters()]).tolist()
 
 
 def tile_keys(pixel_values: torch.Tensor, salt: str) -> list[bytes]:

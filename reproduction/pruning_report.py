@@ -7,7 +7,7 @@ from typing import Any
 
 from pruning_rows import ALL, CRITERIA, KEEPS, PAPER_COLUMNS, ROWS, row_name
 from redundant_corpus import FRESH
-from small_scale import shown, side_by_side
+from tables import shown, side_by_side
 
 AS_GOOD = 1.0
 """Points of the average by which a row may be below another and count as good; the paper's own is 0.1."""

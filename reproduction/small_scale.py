@@ -1,21 +1,18 @@
-"""What the tables at small scale share: a row's start, its training by a recipe, its scores and costs, the results.
+"""What the tables at small scale share of their models: a row's start, its training by a recipe, its scores and costs.
 
-Every (row, seed) leaves one JSON file when it is done and is not run again; a training that was interrupted goes on.
-Training is `nvila.train.stages.run_recipe`, answering is the evaluation's, operations are those of `--plan`.
+A training that was interrupted goes on. Training is `nvila.train.stages.run_recipe`, answering is the evaluation's,
+operations are those of `--plan`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import platform
 import shutil
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,7 +20,7 @@ from typing import Any
 import torch
 from answer_metrics import METRICS
 
-from nvila.eval.runner import circumstances, model_answerer
+from nvila.eval.runner import model_answerer
 from nvila.layouts import read_settings, resolve
 from nvila.model import NVILAConfig
 from nvila.model.checkpoint import read_config
@@ -37,6 +34,8 @@ from nvila.utils.atomic import atomic_write_text
 from nvila.utils.device import choose_dtype
 
 MAX_NEW_TOKENS = 32
+PACE_STEPS = 9
+"""Of each stage of a training that is only timed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,53 +55,6 @@ class Load:
     projected: float
     visual_tokens: float
     tokens: float
-
-
-class Results:
-    """The finished (row, seed) pairs of one table, a JSON file each in `folder`."""
-
-    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
-        """`settings` say what was asked for; results of other settings are an error, never taken over."""
-        self.folder = folder
-        self.settings: dict[str, Any] = json.loads(json.dumps(settings))
-        self.key = hashlib.blake2b(json.dumps(self.settings, sort_keys=True).encode(), digest_size=4).hexdigest()
-        """For names of folders that hold what depends on the settings."""
-
-    def load(self, row: str, seed: int) -> dict[str, Any] | None:
-        """What is known of a row and seed; None where it is not done. Exits with a line for other settings."""
-        path = self._path(row, seed)
-        if not path.exists():
-            return None
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        changed = [key for key in self.settings if found["settings"].get(key) != self.settings[key]]
-        if changed:
-            pairs = ", ".join(f"{key} {found['settings'].get(key)} and not {self.settings[key]}" for key in changed)
-            sys.exit(f"{path}: was made with {pairs}; remove it, or choose another --out")
-        return found
-
-    def save(self, row: str, seed: int, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Keeps what was found, with the settings and the circumstances; returns it all."""
-        entry = {"row": row, "seed": seed, "settings": self.settings, **circumstances(), **values}
-        atomic_write_text(self._path(row, seed), json.dumps(entry, indent=1, ensure_ascii=False) + "\n")
-        return entry
-
-    def complete(
-        self, rows: Sequence[str], seeds: Sequence[int], make: Callable[[str, int], Mapping[str, Any]]
-    ) -> dict[str, list[dict[str, Any]]]:
-        """The results of every row and seed, one seed after the other; `make` is asked for those that are missing."""
-        runs: dict[str, list[dict[str, Any]]] = {row: [] for row in rows}
-        for seed in seeds:
-            for row, found in runs.items():
-                entry = self.load(row, seed)
-                if entry is None:
-                    say(f"{row}, seed {seed}")
-                    entry = self.save(row, seed, make(row, seed))
-                say(f"{row}, seed {seed}: average {entry['scores']['average']:.1f}")
-                found.append(entry)
-        return runs
-
-    def _path(self, row: str, seed: int) -> Path:
-        return self.folder / f"{row}-seed{seed}.json"
 
 
 def start_config(start: str) -> NVILAConfig:
@@ -204,7 +156,7 @@ def trained(recipe: Recipe, folder: Path) -> Learner:
 
 
 def seconds_per_sample(recipe: Recipe, folder: Path) -> float:
-    """Seconds a sample of a finished run by its log, a mean over the stages by their samples.
+    """Seconds a sample of a finished run by its log, a mean over the stages of `recipe` by their samples.
 
     Of each stage the median pace between two entries of the log counts, so that its start, its checkpoints and
     interruptions do not; a stage with one entry is too short for that, and its start counts.
@@ -216,6 +168,15 @@ def seconds_per_sample(recipe: Recipe, folder: Path) -> float:
         paces = [(end[1] - start[1]) / (end[0] - start[0]) for start, end in pairwise(marks) if end[0] > start[0]]
         seconds += stage.steps * statistics.median(paces or [marks[-1][1] / marks[-1][0]])
     return seconds / num_samples(recipe)
+
+
+def pace(recipe: Recipe, folder: Path, *, steps: int = PACE_STEPS) -> float:
+    """Seconds a sample of `recipe`, of which `steps` of each stage are run in `folder` for nothing else."""
+    stages = tuple(replace(stage, steps=steps) for stage in recipe.stage)
+    short = replace(recipe, stage=stages, run=replace(recipe.run, log_steps=max(1, steps // 4)))
+    trained(short, folder)
+    drop_weights(short, folder)
+    return seconds_per_sample(recipe, folder)
 
 
 def num_samples(recipe: Recipe) -> int:
@@ -293,6 +254,30 @@ def prefill_gflop(config: NVILAConfig, load: Load) -> float:
     return sum(entry.forward for entry in planned(config, load, ("llm",)).flops) / 100 / 1e9
 
 
+def costs(
+    recipe: Recipe,
+    model: Any,
+    processor: NVILAProcessor,
+    held_out: Sequence[HeldOut],
+    *,
+    num_timed: int,
+    training_seconds: float | None,
+) -> dict[str, Any]:
+    """What the model reads of a sample, as `load`, and what that costs, as `costs`: operations, and measured seconds.
+
+    training_seconds: of a sample; None where they were not measured.
+    """
+    load = load_of(processor, held_out)
+    found = {
+        "training_gflop_per_sample": training_gflop(model.config, load, recipe),
+        "prefill_seconds_per_sample": prefill_seconds(model, processor, held_out, count=num_timed),
+        "prefill_gflop_per_sample": prefill_gflop(model.config, load),
+    }
+    if training_seconds is not None:
+        found["training_seconds_per_sample"] = training_seconds
+    return {"load": asdict(load), "costs": found}
+
+
 def prefill_seconds(model: Any, processor: NVILAProcessor, samples: Sequence[HeldOut], *, count: int) -> float:
     """Mean over `count` samples of the seconds from the pixels to the first token's logits, one sample at a time.
 
@@ -309,61 +294,6 @@ def spread(samples: Sequence[HeldOut], count: int) -> list[HeldOut]:
     """`count` of the samples, evenly spread, so that every column is among them."""
     step = max(1, len(samples) // count)
     return list(samples[::step][:count])
-
-
-def mean_and_spread(values: Sequence[float]) -> dict[str, Any]:
-    """Mean, half the range, and the values."""
-    return {
-        "mean": round(statistics.fmean(values), 3),
-        "spread": round((max(values) - min(values)) / 2, 3),
-        "values": [round(value, 3) for value in values],
-    }
-
-
-def summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """One row of the result: scores and costs over its seeds, and what does not depend on them."""
-    columns = runs[0]["scores"]
-    costs = runs[0]["costs"]
-    return {
-        "scores": {name: mean_and_spread([run["scores"][name] for run in runs]) for name in columns},
-        "costs": {name: mean_and_spread([run["costs"][name] for run in runs]) for name in costs},
-        "load": runs[0]["load"],
-        "seeds": [run["seed"] for run in runs],
-        "losses": [run["losses"] for run in runs],
-        "dates": sorted({run["date"] for run in runs}),
-        "wrong": runs[0]["wrong"],
-    }
-
-
-def side_by_side(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Aligned text; columns of the paper stand left of a bar, ours right of it."""
-    widths = [max(len(row[place]) for row in (header, *rows)) for place in range(len(header))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (header, *rows)]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
-
-
-def shown(value: Mapping[str, Any], digits: int = 1) -> str:
-    """A mean with its spread, such as 61.3 ±0.4."""
-    return f"{value['mean']:.{digits}f} ±{value['spread']:.{digits}f}"
-
-
-def finish(out: Path, table: str, result: Mapping[str, Any]) -> None:
-    """Writes the whole result, prints the table, and the JSON without single answers as the last line."""
-    atomic_write_text(out, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
-    print(table)
-    print(f"\n{out}")
-    rows = {name: {key: row[key] for key in ("scores", "costs", "load")} for name, row in result["rows"].items()}
-    print(json.dumps({**{key: result[key] for key in result if key != "rows"}, "rows": rows}, ensure_ascii=False))
-
-
-def say(text: str) -> None:
-    """A line on standard error."""
-    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
-
-
-def machine(threads: int) -> dict[str, Any]:
-    """Date, hardware and versions, for the whole table."""
-    return {**circumstances(), "threads": threads, "system": platform.platform(), "cores": os.cpu_count()}
 
 
 def _with_path(part: Mapping[str, Any], record: Mapping[str, Any], data: Path) -> dict[str, Any]:

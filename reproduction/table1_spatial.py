@@ -19,39 +19,46 @@ A run that was stopped is continued by the same command; a (row, seed) that is d
 from __future__ import annotations
 
 import argparse
-import os
-from collections.abc import Sequence
+from collections import ChainMap
+from collections.abc import MutableMapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from corpus_columns import COLUMNS, count_columns, write_columns
+from kept_features import Kept, kept_features
 from small_scale import (
     HeldOut,
-    Results,
+    costs,
     drop_weights,
-    finish,
     last_losses,
-    load_of,
-    machine,
     model_recipe,
+    pace,
     phase,
-    prefill_gflop,
-    prefill_seconds,
     read_held_out,
     ready_to_answer,
     run_options,
-    say,
     scores,
-    seconds_per_sample,
+    start_config,
+    trained,
+    write_mixture,
+)
+from tables import (
+    COST_COLUMNS,
+    Results,
+    add_training_options,
+    cost_cells,
+    finish,
+    machine,
+    places,
+    say,
+    seeds_of,
     shown,
     side_by_side,
-    start_config,
     summary,
-    trained,
-    training_gflop,
-    write_mixture,
+    table_parser,
+    with_given,
 )
 
 from nvila.layouts import ImageMode, ProjectorType, resolve
@@ -122,17 +129,19 @@ class Settings:
     """
 
     start: str = "nvila-mini"
-    samples: int = 2400
-    """Of all three phases of one row and seed."""
-    held_out: int = 150
-    """Questions of each column."""
+    samples: int = 9600
+    """Of all three phases of one row and seed, repetitions counted."""
+    pictures: int = 4500
+    """Different ones to train on, fewer where the corpus has fewer."""
+    held_out: int = 200
+    """Questions of each column, fewer where the corpus has fewer."""
     scales: tuple[int, ...] = (1, 2)
     """Of Dynamic-S2, in tiles."""
     max_tiles: int = 9
     """Of the last scale; the others come on top."""
-    families: tuple[str, ...] = ()
+    families: tuple[str, ...] = ("drawn",)
     """Of the corpus; all that the columns name where there is none."""
-    batch: int = 4
+    batch: int = 16
     shares: tuple[float, float, float] = (0.25, 0.25, 0.5)
     """Parts of the samples that the three phases have."""
     projector_rate: float = 2e-3
@@ -140,7 +149,7 @@ class Settings:
     llm_rate: float = 5e-4
 
 
-QUICK = Settings(samples=48, held_out=4)
+QUICK = Settings(samples=48, pictures=48, held_out=4, batch=4)
 
 
 def make_recipe(row: Row, settings: Settings, mixture: Path, init: Path, *, seed: int, run: Run) -> Recipe:
@@ -228,37 +237,42 @@ def projector_input(
 
 
 def run_row(
-    row: Row, settings: Settings, data: Path, folder: Path, held_out: Sequence[HeldOut], *, seed: int, run: Run
+    row: Row,
+    settings: Settings,
+    data: Path,
+    folder: Path,
+    held_out: Sequence[HeldOut],
+    *,
+    seed: int,
+    run: Run,
+    kept: Kept,
+    is_timed: bool,
 ) -> dict[str, Any]:
-    """Trains and scores one row with one seed."""
+    """Trains and scores one row with one seed; `is_timed`: and times the training as it is without kept features."""
     pictures = sorted((data / "pictures" / "train").iterdir())[:NUM_CALIBRATED]
     init = write_start(row, settings, folder / "start", pictures, seed=seed)
     recipe = make_recipe(row, settings, write_mixture(data), init, seed=seed, run=run)
-    learner = trained(recipe, folder)
-    model, processor = ready_to_answer(learner, str(init))
-    load = load_of(processor, held_out)
-    found = {
-        **scores(model, processor, held_out, batch_size=20),
-        "load": {**asdict(load), "tokens_per_tile": model.config.visual.tokens_per_tile},
-        "costs": {
-            "training_seconds_per_sample": seconds_per_sample(recipe, folder),
-            "training_gflop_per_sample": training_gflop(model.config, load, recipe),
-            "prefill_seconds_per_sample": prefill_seconds(model, processor, held_out, count=NUM_TIMED),
-            "prefill_gflop_per_sample": prefill_gflop(model.config, load),
-        },
-        "losses": last_losses(folder),
-    }
+    seconds = pace(recipe, folder.with_name(f"{folder.name}-pace")) if is_timed else None
+    # What a tower that has learned sees is kept for its own row alone.
+    seen: MutableMapping[bytes, torch.Tensor] = ChainMap({}, kept) if row.has_vep else kept
+    with kept_features(seen):
+        learner = trained(recipe, folder)
+        model, processor = ready_to_answer(learner, str(init))
+        found = scores(model, processor, held_out, batch_size=20)
+    found |= costs(recipe, model, processor, held_out, num_timed=NUM_TIMED, training_seconds=seconds)
+    found["load"]["tokens_per_tile"] = model.config.visual.tokens_per_tile
+    found["losses"] = last_losses(folder)
     drop_weights(recipe, folder)
     return found
 
 
 def table(rows: dict[str, Any]) -> str:
     """The paper's table and ours, side by side."""
-    header = ("", "tok/tile", "tiles", *PAPER_COLUMNS, "| tok/tile", "tiles", "tokens", *COLUMNS, "average",
-              "train s", "train GF", "prefill s", "prefill GF")  # fmt: skip
+    ours = ("| tok/tile", "tiles", "tokens", *COLUMNS, "average", *COST_COLUMNS)
+    header = ("", "tok/tile", "tiles", *PAPER_COLUMNS, *ours)
     lines = []
     for name, found in rows.items():
-        row, load, costs = ROWS[name], found["load"], found["costs"]
+        row, load = ROWS[name], found["load"]
         lines.append(
             (
                 row.label,
@@ -269,10 +283,7 @@ def table(rows: dict[str, Any]) -> str:
                 f"{load['tiles']:.1f}",
                 f"{load['visual_tokens']:.0f}",
                 *(shown(found["scores"][column]) for column in (*COLUMNS, "average")),
-                f"{costs['training_seconds_per_sample']['mean']:.3f}",
-                f"{costs['training_gflop_per_sample']['mean']:.1f}",
-                f"{costs['prefill_seconds_per_sample']['mean']:.4f}",
-                f"{costs['prefill_gflop_per_sample']['mean']:.2f}",
+                *cost_cells(found["costs"]),
             )
         )
     return side_by_side(header, lines)
@@ -280,14 +291,13 @@ def table(rows: dict[str, Any]) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     chosen = _parser().parse_args(arguments)
-    settings = QUICK if chosen.quick else Settings()
-    given = {key: vars(chosen)[key] for key in ("samples", "held_out", "start", "max_tiles", "batch")}
-    settings = replace(settings, **{key: value for key, value in given.items() if value is not None})
-    settings = replace(settings, scales=tuple(chosen.scales or settings.scales), families=tuple(chosen.families))
+    names = ("samples", "pictures", "held_out", "start", "max_tiles", "batch")
+    settings = with_given(QUICK if chosen.quick else Settings(), chosen, names)
+    families = () if chosen.all_families else tuple(chosen.families or settings.families)
+    settings = replace(settings, scales=tuple(chosen.scales or settings.scales), families=families)
     corpus = chosen.corpus or (FULL if (FULL / "manifest.json").exists() else PACKAGED)
-    work = chosen.work / ("table1-quick" if chosen.quick else "table1")
-    out = chosen.out or (work / "table1.json" if chosen.quick else Path("reproduction/results/table1.json"))
-    seeds = chosen.seeds if chosen.seeds else [0] if chosen.quick else [0, 1]
+    work, out = places(chosen, number=1)
+    seeds = seeds_of(chosen)
     results = Results(out.with_suffix(""), {**asdict(settings), "corpus": corpus.name})
     data = work / f"data-{results.key}"
     if not data.exists():
@@ -295,7 +305,7 @@ def main(arguments: list[str] | None = None) -> None:
         write_columns(
             corpus,
             data,
-            train=settings.samples,
+            train=settings.pictures,
             held_out=settings.held_out,
             larger_than=start_config(settings.start).tile_size,
             families=settings.families,
@@ -304,9 +314,11 @@ def main(arguments: list[str] | None = None) -> None:
     run = run_options(chosen.threads, chosen.workers)
     torch.set_num_threads(chosen.threads)
 
+    kept: Kept = {}
+
     def make(name: str, seed: int) -> dict[str, Any]:
-        folder = work / f"runs-{results.key}" / f"{name}-seed{seed}"
-        return run_row(ROWS[name], settings, data, folder, held_out, seed=seed, run=run)
+        folder, is_timed = work / f"runs-{results.key}" / f"{name}-seed{seed}", seed == seeds[0]
+        return run_row(ROWS[name], settings, data, folder, held_out, seed=seed, run=run, kept=kept, is_timed=is_timed)
 
     runs = results.complete(chosen.rows or list(ROWS), seeds, make)
     rows = {name: summary(found) for name, found in runs.items()}
@@ -326,28 +338,22 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", help="seeds of each row (default 0 1)")
+    parser = table_parser(__doc__, number=1, rows=ROWS)
+    add_training_options(parser)
     parser.add_argument("--samples", type=int, help=f"samples of a row and seed (default {Settings.samples})")
+    parser.add_argument("--pictures", type=int, help=f"different ones to train on (default {Settings.pictures})")
     parser.add_argument("--held-out", type=int, help=f"questions of each column (default {Settings.held_out})")
     parser.add_argument("--scales", type=int, nargs="+", help="Dynamic-S2's scales in tiles (default 1 2)")
     parser.add_argument("--max-tiles", type=int, help=f"of the last scale (default {Settings.max_tiles})")
     parser.add_argument("--batch", type=int, help=f"samples of a step (default {Settings.batch})")
-    parser.add_argument("--rows", nargs="+", choices=list(ROWS), help="only these rows")
     parser.add_argument("--corpus", type=Path, help="a built corpus (default: the full one, else the package's)")
     parser.add_argument(
         "--families",
         nargs="+",
-        default=[],
         choices=sorted({family for families in COLUMNS.values() for family in families}),
-        help="only these families of the corpus; drawn alone is what nvila-mini was trained on",
+        help="only these families of the corpus (default drawn, which nvila-mini was trained on)",
     )
-    parser.add_argument("--start", help="the checkpoint that gives tower and decoder (default nvila-mini)")
-    parser.add_argument("--quick", action="store_true", help="very few samples, one seed, to see that it works")
-    parser.add_argument("--out", type=Path, help="the result (default reproduction/results/table1.json)")
-    parser.add_argument("--work", type=Path, default=Path("~/.cache/nvila/reproduction").expanduser(), help="scratch")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--workers", type=int, default=1, help="processes that read pictures")
+    parser.add_argument("--all-families", action="store_true", help="all of them, half of the pictures drawn")
     return parser
 
 

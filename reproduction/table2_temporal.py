@@ -14,7 +14,6 @@ A run that was stopped is continued by the same command; a (row, seed) that is d
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -25,29 +24,35 @@ from kept_features import Kept, kept_features
 from made_clips import EVENT_FRAMES, LENGTHS, write_clips
 from small_scale import (
     HeldOut,
-    Results,
+    costs,
     drop_weights,
-    finish,
     last_losses,
-    load_of,
-    machine,
     model_recipe,
     phase,
-    prefill_gflop,
-    prefill_seconds,
     read_held_out,
     ready_to_answer,
     run_options,
-    say,
     scores,
     seconds_per_sample,
+    start_config,
+    trained,
+    write_mixture,
+)
+from tables import (
+    COST_COLUMNS,
+    Results,
+    add_training_options,
+    cost_cells,
+    finish,
+    machine,
+    places,
+    say,
+    seeds_of,
     shown,
     side_by_side,
-    start_config,
     summary,
-    trained,
-    training_gflop,
-    write_mixture,
+    table_parser,
+    with_given,
 )
 
 from nvila.model.temporal import num_groups
@@ -134,31 +139,20 @@ def run_row(
         learner = trained(recipe, folder)
         model, processor = ready_to_answer(learner, settings.start)
         found = scores(model, processor, held_out, batch_size=10)
-    load = load_of(processor, held_out)
-    found |= {
-        "load": {
-            **asdict(load),
-            "tokens_per_clip": tokens_per_clip(row, model.config.visual.tokens_per_tile),
-        },
-        "costs": {
-            "training_seconds_per_sample": seconds_per_sample(recipe, folder),
-            "training_gflop_per_sample": training_gflop(model.config, load, recipe),
-            "prefill_seconds_per_sample": prefill_seconds(model, processor, held_out, count=NUM_TIMED),
-            "prefill_gflop_per_sample": prefill_gflop(model.config, load),
-        },
-        "losses": last_losses(folder),
-    }
+    seconds = seconds_per_sample(recipe, folder)
+    found |= costs(recipe, model, processor, held_out, num_timed=NUM_TIMED, training_seconds=seconds)
+    found["load"]["tokens_per_clip"] = tokens_per_clip(row, model.config.visual.tokens_per_tile)
+    found["losses"] = last_losses(folder)
     drop_weights(recipe, folder)
     return found
 
 
 def table(rows: Mapping[str, Any]) -> str:
     """The paper's table and ours, side by side."""
-    header = ("", "frames", "pool", "tok/video", *PAPER_COLUMNS, "| tok/clip", *LENGTHS, "average",
-              "train s", "train GF", "prefill s", "prefill GF")  # fmt: skip
+    header = ("", "frames", "pool", "tok/video", *PAPER_COLUMNS, "| tok/clip", *LENGTHS, "average", *COST_COLUMNS)
     lines = []
     for name, found in rows.items():
-        row, costs = ROWS[name], found["costs"]
+        row = ROWS[name]
         lines.append(
             (
                 row.label,
@@ -168,10 +162,7 @@ def table(rows: Mapping[str, Any]) -> str:
                 *(f"{value:.1f}" for value in row.paper),
                 f"| {found['load']['tokens_per_clip']}",
                 *(shown(found["scores"][column]) for column in (*LENGTHS, "average")),
-                f"{costs['training_seconds_per_sample']['mean']:.3f}",
-                f"{costs['training_gflop_per_sample']['mean']:.1f}",
-                f"{costs['prefill_seconds_per_sample']['mean']:.4f}",
-                f"{costs['prefill_gflop_per_sample']['mean']:.2f}",
+                *cost_cells(found["costs"]),
             )
         )
     return side_by_side(header, lines)
@@ -179,14 +170,12 @@ def table(rows: Mapping[str, Any]) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     chosen = _parser().parse_args(arguments)
-    settings = QUICK if chosen.quick else Settings()
-    given = {key: vars(chosen)[key] for key in ("clips", "epochs", "held_out", "start", "batch")}
-    settings = replace(settings, **{key: value for key, value in given.items() if value is not None})
+    names = ("clips", "epochs", "held_out", "start", "batch")
+    settings = with_given(QUICK if chosen.quick else Settings(), chosen, names)
     if chosen.lengths:
         settings = replace(settings, lengths=dict(zip(LENGTHS, chosen.lengths, strict=True)))
-    work = chosen.work / ("table2-quick" if chosen.quick else "table2")
-    out = chosen.out or (work / "table2.json" if chosen.quick else Path("reproduction/results/table2.json"))
-    seeds = chosen.seeds if chosen.seeds else [0] if chosen.quick else [0, 1]
+    work, out = places(chosen, number=2)
+    seeds = seeds_of(chosen)
     data = work / f"data-{settings.clips}-{settings.held_out}-{'-'.join(map(str, settings.lengths.values()))}"
     if not data.exists():
         say("drawing clips")
@@ -219,8 +208,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", help="seeds of each row (default 0 1)")
+    parser = table_parser(__doc__, number=2, rows=ROWS)
+    add_training_options(parser)
     parser.add_argument("--clips", type=int, help=f"clips of each length to train on (default {Settings.clips})")
     parser.add_argument("--epochs", type=float, help=f"times that each is seen (default {Settings.epochs})")
     parser.add_argument("--held-out", type=int, help=f"held-out clips of each length (default {Settings.held_out})")
@@ -228,13 +217,6 @@ def _parser() -> argparse.ArgumentParser:
         "--lengths", type=int, nargs=3, metavar="FRAMES", help="short, medium, long (default 16 64 256)"
     )
     parser.add_argument("--batch", type=int, help=f"clips of a step (default {Settings.batch})")
-    parser.add_argument("--rows", nargs="+", choices=list(ROWS), help="only these rows")
-    parser.add_argument("--start", help="the checkpoint to start from (default nvila-mini)")
-    parser.add_argument("--quick", action="store_true", help="very few clips, one seed, to see that it works")
-    parser.add_argument("--out", type=Path, help="the result (default reproduction/results/table2.json)")
-    parser.add_argument("--work", type=Path, default=Path("~/.cache/nvila/reproduction").expanduser(), help="scratch")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--workers", type=int, default=1, help="processes that read frames")
     return parser
 
 

@@ -14,7 +14,6 @@ A run that was stopped is continued by the same command; a (row, seed) that is d
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -28,23 +27,31 @@ from pruning_rows import ALL, CRITERIA, ROWS, START, Row
 from redundant_corpus import FRESH, WEAK, Kind, Portions, count_kinds, mixture_text, read_kinds, write_corpus
 from small_scale import (
     HeldOut,
-    Results,
     drop_weights,
-    finish,
     last_losses,
-    machine,
     model_recipe,
     num_samples,
+    pace,
     phase,
     read_held_out,
     ready_to_answer,
     run_options,
-    say,
     scores,
     seconds_per_sample,
     start_config,
-    summary,
     trained,
+)
+from tables import (
+    Results,
+    add_training_options,
+    finish,
+    machine,
+    places,
+    say,
+    seeds_of,
+    summary,
+    table_parser,
+    with_given,
 )
 
 from nvila.data.corpus import Assets
@@ -232,13 +239,10 @@ def measure_pace(bench: Bench) -> dict[str, Any]:
         paces = {}
         for name, parts in kinds.items():
             recipe = tuning(bench.settings, bench.student, mixture, PACE_STEPS, run=bench.run, parts=parts)
-            folder = bench.work / "runs" / f"pace-{name}"
-            trained(recipe, folder)
-            paces[name] = seconds_per_sample(recipe, folder)
-            drop_weights(recipe, folder)
+            paces[name] = pace(recipe, bench.work / "runs" / f"pace-{name}", steps=PACE_STEPS)
         found = bench.results.save("pace", 0, {"seconds_per_sample": paces})
-    pace: dict[str, Any] = found["seconds_per_sample"]
-    return pace
+    seconds: dict[str, Any] = found["seconds_per_sample"]
+    return seconds
 
 
 def set_up(settings: Settings, results: Results, work: Path, assets: Path | None, run: Run) -> Bench:
@@ -276,12 +280,10 @@ def set_up(settings: Settings, results: Results, work: Path, assets: Path | None
 
 def main(arguments: list[str] | None = None) -> None:
     chosen = _parser().parse_args(arguments)
-    settings = quick_settings() if chosen.quick else Settings()
-    given = {key: vars(chosen)[key] for key in ("samples", "weak_samples", "held_out", "start", "epochs", "batch")}
-    settings = replace(settings, **{key: value for key, value in given.items() if value is not None})
-    place = chosen.work.resolve() / ("table3-quick" if chosen.quick else "table3")
-    out = chosen.out or (place / "table3.json" if chosen.quick else Path("reproduction/results/table3.json"))
-    seeds = chosen.seeds or ([0] if chosen.quick else [0, 1])
+    given = ("samples", "weak_samples", "held_out", "start", "epochs", "batch")
+    settings = with_given(quick_settings() if chosen.quick else Settings(), chosen, given)
+    place, out = places(chosen, number=3)
+    seeds = seeds_of(chosen)
     chance_seeds = chosen.chance_seeds or (seeds if chosen.quick else [0, 1, 2])
     results = Results(out.with_suffix(""), asdict(settings))
     torch.set_num_threads(chosen.threads)
@@ -319,22 +321,15 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", help="seeds of each row (default 0 1)")
+    parser = table_parser(__doc__, number=3, rows=ROWS)
+    add_training_options(parser)
     parser.add_argument("--chance-seeds", type=int, nargs="+", help="seeds of random rows and of all (default 0 1 2)")
     parser.add_argument("--samples", type=int, help=f"of each sub-data-set (default {Settings.samples})")
     parser.add_argument("--weak-samples", type=int, help=f"of the weaker source (default {Settings.weak_samples})")
     parser.add_argument("--held-out", type=int, help=f"questions of each column (default {Settings.held_out})")
     parser.add_argument("--epochs", type=float, help=f"of the whole corpus (default {Settings.epochs:g})")
     parser.add_argument("--batch", type=int, help=f"samples of a step (default {Settings.batch})")
-    parser.add_argument("--rows", nargs="+", choices=list(ROWS), help="only these rows")
-    parser.add_argument("--start", help="the large model, and what the others are made from (default nvila-mini)")
     parser.add_argument("--assets", type=Path, help="what generators draw from (default: as nvila data assets made it)")
-    parser.add_argument("--quick", action="store_true", help="very few samples, one seed, to see that it works")
-    parser.add_argument("--out", type=Path, help="the result (default reproduction/results/table3.json)")
-    parser.add_argument("--work", type=Path, default=Path("~/.cache/nvila/reproduction").expanduser(), help="scratch")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--workers", type=int, default=1, help="processes that read pictures")
     return parser
 
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -25,7 +24,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from small_scale import machine, say, side_by_side
+from tables import machine, places, say, side_by_side, table_parser, with_given
 
 from nvila.config import build
 from nvila.data.corpus import Assets
@@ -220,12 +219,9 @@ def run(names: Sequence[str], settings: Settings, work: Path, kept: Path) -> dic
 
 def main(arguments: list[str] | None = None) -> None:
     chosen = _parser().parse_args(arguments)
-    settings = QUICK if chosen.quick else Settings()
-    given = {key: vars(chosen)[key] for key in ("model", "limit", "samples", "dtype") if vars(chosen)[key] is not None}
-    settings = Settings(**{**asdict(settings), **given})
+    settings = with_given(QUICK if chosen.quick else Settings(), chosen, ("model", "limit", "samples", "dtype"))
     torch.set_num_threads(chosen.threads)
-    work = chosen.work / ("table6-quick" if chosen.quick else "table6")
-    out = chosen.out or (work / "table6.json" if chosen.quick else Path("reproduction/results/table6.json"))
+    work, out = places(chosen, number=6)
     rows = run(chosen.rows or list(ROWS), settings, work, out.with_suffix(""))
     smollm = chosen.smollm or out.with_suffix("") / "smollm.json"
     result = {
@@ -244,17 +240,12 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", nargs="+", choices=list(ROWS), help="only these rows")
+    parser = table_parser(__doc__, number=6, rows=ROWS)
     parser.add_argument("--model", help="the checkpoint (default nvila-mini)")
     parser.add_argument("--limit", type=int, help="at most so many questions a task")
     parser.add_argument("--samples", type=int, help=f"samples to calibrate on (default {Settings.samples})")
     parser.add_argument("--dtype", help="auto, bfloat16 or float32 (default auto)")
     parser.add_argument("--smollm", type=Path, help="result of smollm_perplexity.py (default: beside the rows)")
-    parser.add_argument("--quick", action="store_true", help="few questions of few tasks, to see that it works")
-    parser.add_argument("--out", type=Path, help="the result (default reproduction/results/table6.json)")
-    parser.add_argument("--work", type=Path, default=Path("~/.cache/nvila/reproduction").expanduser(), help="scratch")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     return parser
 
 

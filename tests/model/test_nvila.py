@@ -79,7 +79,7 @@ def test_interleaved_media_equal_the_same_media_one_by_one() -> None:
     model = make_model()
     images, clip = torch.randn(2, 3, 56, 56), torch.randn(2, 3, 56, 56)
     ids = prompt(one_image(), [7], ([VIDEO_ID] * TOKENS + [NEWLINE_ID]) * 2, [8], one_image())
-    embeds = model._embed(ids, images, [(1, 1), (1, 1)], None, clip, [2], None)[0]
+    embeds = model.embed_inputs(ids, images, [(1, 1), (1, 1)], None, clip, [2], None)[0]
     features = model.get_image_features(images).pooler_output
     torch.testing.assert_close(embeds[:TOKENS], features[0])
     torch.testing.assert_close(embeds[-TOKENS - 1 : -1], features[1])

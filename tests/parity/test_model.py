@@ -91,7 +91,7 @@ def test_vision_features_and_embeddings(case: tuple[Path, Any]) -> None:
                 "video_tile_features",
             )
         )
-        embeds = model._embed(sample.inputs["input_ids"], **{**empty, **media})
+        embeds = model.embed_inputs(sample.inputs["input_ids"], **{**empty, **media})
         assert_close(embeds[0], sample.arrays["inputs_embeds"], 1e-4)
 
 

@@ -9,8 +9,9 @@ import pytest
 from answer_metrics import anls, relaxed
 from corpus_columns import COLUMNS, count_columns, in_turns, is_asked, pick, write_columns
 from PIL import Image
-from small_scale import mean_and_spread, read_held_out, seconds_per_sample
+from small_scale import read_held_out, seconds_per_sample
 from table1_spatial import ROWS, Settings, make_recipe
+from tables import mean_and_spread, summary
 
 from nvila.errors import DataError
 from nvila.train.recipe import Run
@@ -88,6 +89,25 @@ def test_the_pace_leaves_out_starts_and_interruptions(tmp_path: Path) -> None:
     lines = [json.dumps({"stage": stage, "step": step, "seconds": seconds}) for stage, step, seconds in marks]
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines), encoding="utf-8")
     assert seconds_per_sample(recipe, tmp_path) == pytest.approx((10 * 1.0 + 10 * 2.0 + 20 * 1.0) / 80)
+
+
+def test_costs_are_those_that_were_measured() -> None:
+    """The seconds of training are taken with the first seed alone."""
+    scores = {"average": 1.0}
+    runs = [
+        {
+            "seed": 0,
+            "scores": scores,
+            "costs": {"a": 1.0, "b": 2.0},
+            "load": {},
+            "losses": {},
+            "date": "x",
+            "wrong": [],
+        },
+        {"seed": 1, "scores": scores, "costs": {"a": 3.0}, "load": {}, "losses": {}, "date": "x", "wrong": []},
+    ]
+    found = summary(runs)["costs"]
+    assert {name: value["values"] for name, value in found.items()} == {"a": [1.0, 3.0], "b": [2.0]}
 
 
 def test_spread_is_half_the_range() -> None:

@@ -131,9 +131,10 @@ def test_the_smallest_run_and_its_resumption(
 ) -> None:
     out = tmp_path / "results" / "table1.json"
     names = ["baseline", "s2-3x3-vep"]
-    sizes = ["--samples", "12", "--held-out", "2", "--batch", "2", "--max-tiles", "4", "--threads", "1"]
+    sizes = ["--samples", "12", "--pictures", "12", "--held-out", "2", "--batch", "2", "--max-tiles", "4"]
     places = ["--corpus", str(packaged), "--out", str(out), "--work", str(tmp_path / "work"), "--workers", "0"]
-    arguments = [*sizes, *places, "--start", str(nano), "--rows", *names]
+    more = ["--threads", "1", "--all-families", "--start", str(nano), "--rows", *names]
+    arguments = [*sizes, *places, *more]
     table1.main([*arguments, "--seeds", "0"])
     first = json.loads(out.read_text(encoding="utf-8"))
     printed = capsys.readouterr().out.splitlines()

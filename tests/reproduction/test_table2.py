@@ -98,6 +98,7 @@ def test_held_out_clips_are_others(tmp_path: Path) -> None:
 
 
 def test_kept_features_are_the_towers_and_computed_once(nano: Path) -> None:
+    """A tower that learns is run each time, and one with other weights is another."""
     model: Any = NVILAForConditionalGeneration.from_pretrained(nano, dtype=torch.float32)
     levels = torch.randint(0, 256, (3, 3, 56, 56), generator=torch.Generator().manual_seed(0))
     tiles = levels[[0, 1, 0, 2, 1]] / 127.5 - 1.0
@@ -114,10 +115,18 @@ def test_kept_features_are_the_towers_and_computed_once(nano: Path) -> None:
     torch.testing.assert_close(first, expected)
     torch.testing.assert_close(second, expected[3:])
     model.vision_tower.requires_grad_(True)
-    with kept_features(kept), pytest.raises(AssertionError, match="frozen"):
-        model.encode_tiles(tiles)
+    with kept_features(kept):
+        assert model.encode_tiles(tiles).requires_grad
+    model.vision_tower.requires_grad_(False)
+    with torch.no_grad():
+        next(model.vision_tower.parameters()).add_(1.0)
+    with kept_features(kept):
+        changed = model.encode_tiles(tiles)
+    assert seen == [3, 5, 3]
+    assert not torch.equal(changed, expected)
     assert len(model.encode_tiles(tiles)) == 5
-    assert seen == [3, 5]
+    assert seen == [3, 5, 3, 5]
+    assert len(kept) == 6
 
 
 def test_the_smallest_run_and_its_resumption(nano: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
@@ -107,7 +108,11 @@ def finetune(
         raise ConfigError("give the data to learn from, or --merge ADAPTER")
     if out is None:
         raise ConfigError("give --out, the folder of the run")
-    _log_to_console()
+    from nvila.utils.logging import PLAIN, set_up
+
+    set_up(text=PLAIN)
+    # Heads that a run has no use for.
+    warnings.filterwarnings("ignore", message="Initializing zero-element tensors")
     from nvila.train.finetune.options import FinetuneOptions, parse_ratios
     from nvila.train.stages import process_state
 
@@ -196,14 +201,3 @@ def write_merged(adapter: Path, out: Path, *, model: str | None, layout: str, dt
 
 def _say_nothing(text: str) -> None:
     """What ranks but the first say."""
-
-
-def _log_to_console() -> None:
-    import logging
-    import warnings
-
-    from transformers.utils import logging as transformers_logging
-
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    transformers_logging.set_verbosity_error()
-    warnings.filterwarnings("ignore", message="Initializing zero-element tensors")  # heads that a run has no use for

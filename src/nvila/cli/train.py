@@ -46,7 +46,9 @@ def train(
         raise ConfigError(
             f"--stop-after {stop_after!r} is no stage{nearest(stop_after, names)}; stages: {', '.join(names)}"
         )
-    _log_to_console()
+    from nvila.utils.logging import PLAIN, set_up
+
+    set_up(text=PLAIN)
     from nvila.train.export import export as write_checkpoint
     from nvila.train.stages import is_finished, process_state, run_recipe
     from nvila.train.start import load_or_build_tokenizer
@@ -57,12 +59,3 @@ def train(
     if export is not None and is_finished(plan, out) and process_state().is_main_process:
         size = write_checkpoint(learner.model, load_or_build_tokenizer(out / "tokenizer", source, plan.model), export)
         print(f"{export}: {size / 1e6:.1f} MB of weights")
-
-
-def _log_to_console() -> None:
-    import logging
-
-    from transformers.utils import logging as transformers_logging
-
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    transformers_logging.set_verbosity_error()

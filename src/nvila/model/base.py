@@ -193,17 +193,21 @@ class NVILAPreTrainedModel(PreTrainedModel):
         )
         return [s2.to_row_major(tokens, grid) for tokens, (_, grid) in zip(projected, merged, strict=True)]
 
-    def _embed(
+    def embed_inputs(
         self,
         input_ids: torch.Tensor,
-        pixel_values: torch.Tensor | None,
-        block_sizes: Any,
-        tile_features: torch.Tensor | None,
-        pixel_values_videos: torch.Tensor | None,
-        video_lengths: Any,
-        video_tile_features: torch.Tensor | None,
+        pixel_values: torch.Tensor | None = None,
+        block_sizes: Any = None,
+        tile_features: torch.Tensor | None = None,
+        pixel_values_videos: torch.Tensor | None = None,
+        video_lengths: Any = None,
+        video_tile_features: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """The decoder's input (B, L, H): text embeddings with the media's features in the placeholders' places."""
+        """The decoder's input (B, L, H): text embeddings with the media's features in the placeholders' places.
+
+        The arguments are those of `get_image_features` and `get_video_features`. Raises FusionError where features and
+        placeholders disagree in number.
+        """
         image_id, video_id = self.config.image_token_id, self.config.video_token_id
         embeds = embed_text(self.get_input_embeddings(), input_ids, (image_id, video_id))
         if pixel_values is not None or tile_features is not None:
@@ -226,7 +230,7 @@ class NVILAPreTrainedModel(PreTrainedModel):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         if inputs_embeds is None:
             assert input_ids is not None
-            inputs_embeds = self._embed(input_ids, **media)
+            inputs_embeds = self.embed_inputs(input_ids, **media)
         decoder_inputs = without_unread_mask(self.language_model, _without_cache_where_packed(decoder_inputs))
         outputs: BaseModelOutputWithPast = self.language_model(
             inputs_embeds=inputs_embeds, return_dict=True, **decoder_inputs

@@ -19,7 +19,6 @@ from torch.utils.checkpoint import checkpoint
 
 from nvila.model import NVILAForConditionalGeneration
 from nvila.model.attention import without_unread_mask
-from nvila.model.fusion import embed_text, fuse
 from nvila.ops import SoftTargets, TokenLosses, token_losses
 from nvila.processing.chat import IGNORED
 from nvila.train.contrast import ContrastHead
@@ -161,19 +160,14 @@ class Learner(nn.Module):
         video_lengths: Sequence[int],
     ) -> torch.Tensor:
         """Embeddings (B, L, H) of the text with the media's features in their places."""
-        model = self.model
-        image_id, video_id = model.config.image_token_id, model.config.video_token_id
-        embeds_BLH = embed_text(model.get_input_embeddings(), input_ids, (image_id, video_id))
-        if features_NPC is None:
-            return embeds_BLH
-        if len(block_sizes):
-            images = model.get_image_features(None, block_sizes, features_NPC[:num_tiles]).pooler_output
-            embeds_BLH = fuse(embeds_BLH, input_ids, image_id, images, "image")
-        if len(video_lengths):
-            clips = model.get_video_features(None, video_lengths, features_NPC[num_tiles:]).pooler_output
-            embeds_BLH = fuse(embeds_BLH, input_ids, video_id, clips, "video")
-        if not len(block_sizes) and not len(video_lengths):
-            unseen = model.get_image_features(None, [(1, 1)], features_NPC).pooler_output[0]
+        media: dict[str, Any] = {}
+        if features_NPC is not None and len(block_sizes):
+            media |= {"block_sizes": block_sizes, "tile_features": features_NPC[:num_tiles]}
+        if features_NPC is not None and len(video_lengths):
+            media |= {"video_lengths": video_lengths, "video_tile_features": features_NPC[num_tiles:]}
+        embeds_BLH = self.model.embed_inputs(input_ids, **media)
+        if features_NPC is not None and not media:
+            unseen = self.model.get_image_features(None, [(1, 1)], features_NPC).pooler_output[0]
             embeds_BLH = embeds_BLH + 0.0 * unseen.sum().to(embeds_BLH.dtype)
         return embeds_BLH
 

@@ -10,6 +10,8 @@ import os
 import sys
 
 FORMAT = "%(asctime)s %(levelname).1s %(name)s: %(message)s"
+PLAIN = "%(asctime)s %(message)s"
+"""For a command whose records are its report."""
 
 
 def get_logger(name: str) -> logging.Logger:
@@ -17,16 +19,15 @@ def get_logger(name: str) -> logging.Logger:
     return logging.getLogger(name)
 
 
-def set_up(level: int = logging.INFO) -> None:
+def set_up(level: int = logging.INFO, *, text: str = FORMAT) -> None:
     """Send the package's records of `level` and above to standard error. Called once by a command; again changes the
     level only."""
     logger = logging.getLogger("nvila")
     logger.setLevel(level)
     if not logger.handlers:
         handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter(FORMAT, datefmt="%H:%M:%S"))
+        handler.setFormatter(logging.Formatter(text, datefmt="%H:%M:%S"))
         logger.addHandler(handler)
-        logger.propagate = False
 
 
 def quiet_libraries() -> None:

@@ -16,7 +16,6 @@ from nvila.data.packing import PackingOptions, RowPacker
 from nvila.errors import ConfigError, NVILAError
 from nvila.model import NVILAForConditionalGeneration
 from nvila.model.attention import without_unread_mask
-from nvila.model.fusion import embed_text, fuse
 from nvila.ops import token_losses
 from nvila.processing import NVILAProcessor
 from nvila.processing.chat import IGNORED
@@ -101,18 +100,11 @@ class PackedScorer:
 
     def _hidden(self, inputs: dict[str, Any]) -> torch.Tensor:
         """The decoder's last hidden states (1, L, H)."""
-        model, config = self.model, self.model.config
-        inputs = dict(inputs)
-        input_ids = inputs.pop("input_ids")
-        pixels, blocks = inputs.pop("pixel_values", None), inputs.pop("block_sizes", None)
-        frames, lengths = inputs.pop("pixel_values_videos", None), inputs.pop("video_lengths", None)
-        embeds_BLH = embed_text(model.get_input_embeddings(), input_ids, (config.image_token_id, config.video_token_id))
-        if pixels is not None:
-            images = model.get_image_features(pixels, blocks).pooler_output
-            embeds_BLH = fuse(embeds_BLH, input_ids, config.image_token_id, images, "image")
-        if frames is not None:
-            clips = model.get_video_features(frames, lengths).pooler_output
-            embeds_BLH = fuse(embeds_BLH, input_ids, config.video_token_id, clips, "video")
-        given = without_unread_mask(model.language_model, {"inputs_embeds": embeds_BLH, "use_cache": False, **inputs})
-        hidden: torch.Tensor = model.language_model(**given).last_hidden_state
+        decoder_inputs = dict(inputs)
+        names = ("pixel_values", "block_sizes", "pixel_values_videos", "video_lengths")
+        media = {name: decoder_inputs.pop(name, None) for name in names}
+        embeds_BLH = self.model.embed_inputs(decoder_inputs.pop("input_ids"), **media)
+        decoder = self.model.language_model
+        given = without_unread_mask(decoder, {"inputs_embeds": embeds_BLH, "use_cache": False, **decoder_inputs})
+        hidden: torch.Tensor = decoder(**given).last_hidden_state
         return hidden
