@@ -170,13 +170,12 @@ def seconds_per_sample(recipe: Recipe, folder: Path) -> float:
     return seconds / num_samples(recipe)
 
 
-def pace(recipe: Recipe, folder: Path, *, steps: int = PACE_STEPS) -> float:
-    """Seconds a sample of `recipe`, of which `steps` of each stage are run in `folder` for nothing else."""
+def pace(recipe: Recipe, folder: Path, *, steps: int = PACE_STEPS) -> tuple[float, Learner]:
+    """Seconds a sample of `recipe`, of which `steps` of each stage are run in `folder`, and what they leave."""
     stages = tuple(replace(stage, steps=steps) for stage in recipe.stage)
     short = replace(recipe, stage=stages, run=replace(recipe.run, log_steps=max(1, steps // 4)))
-    trained(short, folder)
-    drop_weights(short, folder)
-    return seconds_per_sample(recipe, folder)
+    learner = trained(short, folder)
+    return seconds_per_sample(recipe, folder), learner
 
 
 def num_samples(recipe: Recipe) -> int:
@@ -254,28 +253,29 @@ def prefill_gflop(config: NVILAConfig, load: Load) -> float:
     return sum(entry.forward for entry in planned(config, load, ("llm",)).flops) / 100 / 1e9
 
 
-def costs(
-    recipe: Recipe,
-    model: Any,
-    processor: NVILAProcessor,
-    held_out: Sequence[HeldOut],
-    *,
-    num_timed: int,
-    training_seconds: float | None,
-) -> dict[str, Any]:
-    """What the model reads of a sample, as `load`, and what that costs, as `costs`: operations, and measured seconds.
-
-    training_seconds: of a sample; None where they were not measured.
-    """
+def operations(
+    recipe: Recipe, model: Any, processor: NVILAProcessor, held_out: Sequence[HeldOut]
+) -> dict[str, dict[str, float]]:
+    """What the model reads of a sample, as `load`, and the operations of it, as `costs`."""
     load = load_of(processor, held_out)
-    found = {
+    costs = {
         "training_gflop_per_sample": training_gflop(model.config, load, recipe),
-        "prefill_seconds_per_sample": prefill_seconds(model, processor, held_out, count=num_timed),
         "prefill_gflop_per_sample": prefill_gflop(model.config, load),
     }
-    if training_seconds is not None:
-        found["training_seconds_per_sample"] = training_seconds
-    return {"load": asdict(load), "costs": found}
+    return {"load": asdict(load), "costs": costs}
+
+
+def seconds(
+    recipe: Recipe, init: str, folder: Path, held_out: Sequence[HeldOut], *, steps: int, num_timed: int
+) -> dict[str, float]:
+    """Seconds of a sample in training, by `steps` steps of each stage, and in prefill, by `num_timed` samples."""
+    training, learner = pace(recipe, folder, steps=steps)
+    model, processor = ready_to_answer(learner, init)
+    drop_weights(recipe, folder)
+    return {
+        "training_seconds_per_sample": training,
+        "prefill_seconds_per_sample": prefill_seconds(model, processor, held_out, count=num_timed),
+    }
 
 
 def prefill_seconds(model: Any, processor: NVILAProcessor, samples: Sequence[HeldOut], *, count: int) -> float:

@@ -29,17 +29,18 @@ import torch
 from corpus_columns import COLUMNS, count_columns, write_columns
 from kept_features import Kept, kept_features
 from small_scale import (
+    PACE_STEPS,
     HeldOut,
-    costs,
     drop_weights,
     last_losses,
     model_recipe,
-    pace,
+    operations,
     phase,
     read_held_out,
     ready_to_answer,
     run_options,
     scores,
+    seconds,
     start_config,
     trained,
     write_mixture,
@@ -236,6 +237,13 @@ def projector_input(
     return torch.cat(merged)
 
 
+def start_row(row: Row, settings: Settings, data: Path, folder: Path, *, seed: int, run: Run) -> tuple[Recipe, str]:
+    """A row's recipe, and the checkpoint below `folder` that it starts from."""
+    pictures = sorted((data / "pictures" / "train").iterdir())[:NUM_CALIBRATED]
+    init = write_start(row, settings, folder / "start", pictures, seed=seed)
+    return make_recipe(row, settings, write_mixture(data), init, seed=seed, run=run), str(init)
+
+
 def run_row(
     row: Row,
     settings: Settings,
@@ -246,20 +254,16 @@ def run_row(
     seed: int,
     run: Run,
     kept: Kept,
-    is_timed: bool,
 ) -> dict[str, Any]:
-    """Trains and scores one row with one seed; `is_timed`: and times the training as it is without kept features."""
-    pictures = sorted((data / "pictures" / "train").iterdir())[:NUM_CALIBRATED]
-    init = write_start(row, settings, folder / "start", pictures, seed=seed)
-    recipe = make_recipe(row, settings, write_mixture(data), init, seed=seed, run=run)
-    seconds = pace(recipe, folder.with_name(f"{folder.name}-pace")) if is_timed else None
+    """Trains and scores one row with one seed."""
+    recipe, init = start_row(row, settings, data, folder, seed=seed, run=run)
     # What a tower that has learned sees is kept for its own row alone.
     seen: MutableMapping[bytes, torch.Tensor] = ChainMap({}, kept) if row.has_vep else kept
     with kept_features(seen):
         learner = trained(recipe, folder)
-        model, processor = ready_to_answer(learner, str(init))
+        model, processor = ready_to_answer(learner, init)
         found = scores(model, processor, held_out, batch_size=20)
-    found |= costs(recipe, model, processor, held_out, num_timed=NUM_TIMED, training_seconds=seconds)
+    found |= operations(recipe, model, processor, held_out)
     found["load"]["tokens_per_tile"] = model.config.visual.tokens_per_tile
     found["losses"] = last_losses(folder)
     drop_weights(recipe, folder)
@@ -291,8 +295,8 @@ def table(rows: dict[str, Any]) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     chosen = _parser().parse_args(arguments)
-    names = ("samples", "pictures", "held_out", "start", "max_tiles", "batch")
-    settings = with_given(QUICK if chosen.quick else Settings(), chosen, names)
+    given = ("samples", "pictures", "held_out", "start", "max_tiles", "batch")
+    settings = with_given(QUICK if chosen.quick else Settings(), chosen, given)
     families = () if chosen.all_families else tuple(chosen.families or settings.families)
     settings = replace(settings, scales=tuple(chosen.scales or settings.scales), families=families)
     corpus = chosen.corpus or (FULL if (FULL / "manifest.json").exists() else PACKAGED)
@@ -317,11 +321,18 @@ def main(arguments: list[str] | None = None) -> None:
     kept: Kept = {}
 
     def make(name: str, seed: int) -> dict[str, Any]:
-        folder, is_timed = work / f"runs-{results.key}" / f"{name}-seed{seed}", seed == seeds[0]
-        return run_row(ROWS[name], settings, data, folder, held_out, seed=seed, run=run, kept=kept, is_timed=is_timed)
+        folder = work / f"runs-{results.key}" / f"{name}-seed{seed}"
+        return run_row(ROWS[name], settings, data, folder, held_out, seed=seed, run=run, kept=kept)
 
-    runs = results.complete(chosen.rows or list(ROWS), seeds, make)
-    rows = {name: summary(found) for name, found in runs.items()}
+    def measure(name: str, seed: int) -> dict[str, float]:
+        folder = work / f"runs-{results.key}" / f"{name}-times"
+        recipe, init = start_row(ROWS[name], settings, data, folder, seed=seed, run=run)
+        return seconds(recipe, init, folder, held_out, steps=PACE_STEPS, num_timed=NUM_TIMED)
+
+    names = chosen.rows or list(ROWS)
+    runs = results.complete(names, seeds, make)
+    times = results.times(names, seeds[0], measure)
+    rows = {name: summary(runs[name], times[name]) for name in names}
     result = {
         "table": 1,
         "corpus": corpus.name,

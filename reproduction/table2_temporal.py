@@ -2,8 +2,8 @@
 
 Four rows see the same clips in the same order for as many steps; projector and decoder learn. The clips are made here
 (`made_clips`): what is asked about is seen for four frames, so that whoever looks at few frames of a long clip cannot
-know it. A frame's features are computed once and kept for all rows, seeds and epochs (`kept_features`); the seconds of
-training are therefore with kept features, those of prefill without, and the operations count every frame.
+know it. A frame's features are computed once and kept for all rows, seeds and epochs (`kept_features`); seconds are
+taken apart, without kept features, and the operations count every frame.
 
     python reproduction/table2_temporal.py                  # within half an hour on two quiet cores
     python reproduction/table2_temporal.py --quick          # a minute or two, to see that it works
@@ -24,16 +24,16 @@ from kept_features import Kept, kept_features
 from made_clips import EVENT_FRAMES, LENGTHS, write_clips
 from small_scale import (
     HeldOut,
-    costs,
     drop_weights,
     last_losses,
     model_recipe,
+    operations,
     phase,
     read_held_out,
     ready_to_answer,
     run_options,
     scores,
-    seconds_per_sample,
+    seconds,
     start_config,
     trained,
     write_mixture,
@@ -59,6 +59,8 @@ from nvila.model.temporal import num_groups
 from nvila.train.recipe import Recipe, Run
 
 PAPER_COLUMNS = ("short", "medium", "long", "overall")
+PACE_STEPS = 5
+"""Of a training that is only timed."""
 NUM_TIMED = 6
 """Held-out clips whose prefill is timed."""
 
@@ -139,8 +141,7 @@ def run_row(
         learner = trained(recipe, folder)
         model, processor = ready_to_answer(learner, settings.start)
         found = scores(model, processor, held_out, batch_size=10)
-    seconds = seconds_per_sample(recipe, folder)
-    found |= costs(recipe, model, processor, held_out, num_timed=NUM_TIMED, training_seconds=seconds)
+    found |= operations(recipe, model, processor, held_out)
     found["load"]["tokens_per_clip"] = tokens_per_clip(row, model.config.visual.tokens_per_tile)
     found["losses"] = last_losses(folder)
     drop_weights(recipe, folder)
@@ -170,8 +171,8 @@ def table(rows: Mapping[str, Any]) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     chosen = _parser().parse_args(arguments)
-    names = ("clips", "epochs", "held_out", "start", "batch")
-    settings = with_given(QUICK if chosen.quick else Settings(), chosen, names)
+    given = ("clips", "epochs", "held_out", "start", "batch")
+    settings = with_given(QUICK if chosen.quick else Settings(), chosen, given)
     if chosen.lengths:
         settings = replace(settings, lengths=dict(zip(LENGTHS, chosen.lengths, strict=True)))
     work, out = places(chosen, number=2)
@@ -191,8 +192,15 @@ def main(arguments: list[str] | None = None) -> None:
         folder = work / f"runs-{results.key}" / f"{name}-seed{seed}"
         return run_row(ROWS[name], settings, data, folder, held_out, seed=seed, run=run, kept=kept)
 
-    runs = results.complete(chosen.rows or list(ROWS), seeds, make)
-    rows = {name: summary(found) for name, found in runs.items()}
+    def measure(name: str, seed: int) -> dict[str, float]:
+        recipe = make_recipe(ROWS[name], settings, write_mixture(data), seed=seed, run=run)
+        folder = work / f"runs-{results.key}" / f"{name}-times"
+        return seconds(recipe, settings.start, folder, held_out, steps=PACE_STEPS, num_timed=NUM_TIMED)
+
+    names = chosen.rows or list(ROWS)
+    runs = results.complete(names, seeds, make)
+    times = results.times(names, seeds[0], measure)
+    rows = {name: summary(runs[name], times[name]) for name in names}
     result = {
         "table": 2,
         "settings": results.settings,

@@ -239,7 +239,9 @@ def measure_pace(bench: Bench) -> dict[str, Any]:
         paces = {}
         for name, parts in kinds.items():
             recipe = tuning(bench.settings, bench.student, mixture, PACE_STEPS, run=bench.run, parts=parts)
-            paces[name] = pace(recipe, bench.work / "runs" / f"pace-{name}", steps=PACE_STEPS)
+            folder = bench.work / "runs" / f"pace-{name}"
+            paces[name], _ = pace(recipe, folder, steps=PACE_STEPS)
+            drop_weights(recipe, folder)
         found = bench.results.save("pace", 0, {"seconds_per_sample": paces})
     seconds: dict[str, Any] = found["seconds_per_sample"]
     return seconds

@@ -104,6 +104,22 @@ class Results:
                 found.append(entry)
         return runs
 
+    def times(
+        self, rows: Sequence[str], seed: int, measure: Callable[[str, int], Mapping[str, float]]
+    ) -> dict[str, dict[str, float]]:
+        """Seconds of every row with one seed, taken one row after the other where they are missing.
+
+        They are taken when all rows have been trained, in one go, so that they are of the same hour.
+        """
+        found = {}
+        for row in rows:
+            entry = self.load(f"times-{row}", seed)
+            if entry is None:
+                say(f"timing {row}")
+                entry = self.save(f"times-{row}", seed, {"seconds": measure(row, seed)})
+            found[row] = entry["seconds"]
+        return found
+
     def _path(self, row: str, seed: int) -> Path:
         return self.folder / f"{row}-seed{seed}.json"
 
@@ -117,16 +133,17 @@ def mean_and_spread(values: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def summary(runs: Sequence[Mapping[str, Any]], seconds: Mapping[str, float] | None = None) -> dict[str, Any]:
     """One row of the result: scores and costs over its seeds, and what does not depend on them.
 
-    Costs are those that the first seed has; another may have fewer.
+    seconds: costs that were taken for the row as a whole.
     """
-    columns, costs = runs[0]["scores"], runs[0]["costs"]
-    measured = {name: [run["costs"][name] for run in runs if name in run["costs"]] for name in costs}
+    columns = runs[0]["scores"]
+    costs = {name: [run["costs"][name] for run in runs] for name in runs[0]["costs"]}
+    costs |= {name: [value] for name, value in (seconds or {}).items()}
     return {
         "scores": {name: mean_and_spread([run["scores"][name] for run in runs]) for name in columns},
-        "costs": {name: mean_and_spread(values) for name, values in measured.items()},
+        "costs": {name: mean_and_spread(values) for name, values in costs.items()},
         "load": runs[0]["load"],
         "seeds": [run["seed"] for run in runs],
         "losses": [run["losses"] for run in runs],

@@ -91,22 +91,10 @@ def test_the_pace_leaves_out_starts_and_interruptions(tmp_path: Path) -> None:
     assert seconds_per_sample(recipe, tmp_path) == pytest.approx((10 * 1.0 + 10 * 2.0 + 20 * 1.0) / 80)
 
 
-def test_costs_are_those_that_were_measured() -> None:
-    """The seconds of training are taken with the first seed alone."""
-    scores = {"average": 1.0}
-    runs = [
-        {
-            "seed": 0,
-            "scores": scores,
-            "costs": {"a": 1.0, "b": 2.0},
-            "load": {},
-            "losses": {},
-            "date": "x",
-            "wrong": [],
-        },
-        {"seed": 1, "scores": scores, "costs": {"a": 3.0}, "load": {}, "losses": {}, "date": "x", "wrong": []},
-    ]
-    found = summary(runs)["costs"]
+def test_seconds_are_taken_once_for_a_row() -> None:
+    rest = {"seed": 0, "scores": {"average": 1.0}, "load": {}, "losses": {}, "date": "2026-11-22", "wrong": []}
+    runs = [{**rest, "costs": {"a": 1.0}}, {**rest, "costs": {"a": 3.0}}]
+    found = summary(runs, {"b": 2.0})["costs"]
     assert {name: value["values"] for name, value in found.items()} == {"a": [1.0, 3.0], "b": [2.0]}
 
 

@@ -151,7 +151,7 @@ def test_the_smallest_run_and_its_resumption(
         assert row["costs"]["training_seconds_per_sample"]["mean"] > 0
         assert set(row["losses"][0]) == {"projector", "encoder", "tuning"}
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "results" / "table1").iterdir()}
-    assert len(kept) == 2
+    assert len(kept) == 4
     table1.main([*arguments, "--seeds", "0", "1"])
     second = json.loads(out.read_text(encoding="utf-8"))
     assert all(path.stat().st_mtime_ns == changed for path, changed in kept.items())
