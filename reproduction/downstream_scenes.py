@@ -1,8 +1,8 @@
 """Two drawn tasks of acting in space: the next step of an agent seen from above, and where a car ahead drives.
 
-They stand for ALFRED and nuScenes in kind alone. nvila-mini knows the shapes and colours, and nothing of headings, lanes
-or such answers. Answers are equally frequent. The held-out side has other grids and horizons, other rooms, roads and
-wordings, and things to fetch that training never asks for.
+They stand for ALFRED and nuScenes in kind alone. nvila-mini knows the shapes and colours, and nothing of headings,
+lanes or such answers. Answers are equally frequent. The held-out side has other grids and horizons, other rooms, roads
+and wordings, and things to fetch that training never asks for.
 """
 
 from __future__ import annotations

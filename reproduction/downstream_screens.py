@@ -1,8 +1,8 @@
 """Two drawn tasks on screens: which action opens an app, and the caption of the widget in a frame.
 
-They stand for AITZ and Widget Caption in kind alone. nvila-mini knows the shapes and colours of the icons, and nothing of
-screens, actions or widgets. Answers are equally frequent. The held-out side has other layouts, colours and wordings, and
-icons that training never asks for. Words on screens are left out.
+They stand for AITZ and Widget Caption in kind alone. nvila-mini knows the shapes and colours of the icons, and nothing
+of screens, actions or widgets. Answers are equally frequent. The held-out side has other layouts, colours and wordings,
+and icons that training never asks for. Words on screens are left out.
 """
 
 from __future__ import annotations

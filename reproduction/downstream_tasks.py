@@ -44,9 +44,9 @@ TASKS: Mapping[str, str] = MappingProxyType(
 )
 """Our tasks and the paper's that they stand for."""
 SLICE_ANSWERS = (
-    ("axial", "coronal", "sagittal", "left", "right", "white matter", "grey matter")
-    + ("front", "middle", "back", "upper", "lower")
-)  # fmt: skip
+    *("axial", "coronal", "sagittal", "left", "right", "white matter", "grey matter"),
+    *("front", "middle", "back", "upper", "lower"),
+)
 FILES: Mapping[str, Split] = MappingProxyType({"train": "train", "valid": "heldout", "test": "heldout"})
 
 
@@ -67,8 +67,8 @@ def write_tasks(dest: Path, *, corpus: Path, train: int, valid: int, test: int) 
             for name, items in found.items():
                 if len(items) != wanted[name]:
                     raise DataError(
-                        f"{corpus}: has {len(items)} samples for {task}/{name} and {wanted[name]} are wanted; build the "
-                        "full corpus (nvila data build full), or ask for fewer"
+                        f"{corpus}: has {len(items)} samples for {task}/{name} and {wanted[name]} are wanted; build "
+                        "the full corpus (nvila data build full), or ask for fewer"
                     )
                 _write(folder / task, name, items)
 

@@ -1,13 +1,14 @@
-"""Training curves of a mini decoder in bf16, with FP8 linear layers, and with FP8 linear layers and FP8 kept inputs.
+"""Training curves of a mini decoder in bf16, then with FP8 linear layers, FP8 kept inputs, and FP8 moments.
 
-Equal weights at the start, equal batches, equal optimizer (AdamW, float32 weights under bf16 autocast); only the
-precision differs. The text is made here from a small grammar: entities whose colour and place are fixed facts, and sums
-of two numbers, so there is much to learn and a floor that nothing can go below. Writes the curves as JSON, and as a PNG
-where matplotlib is installed.
+Equal weights at the start, equal batches, AdamW on float32 weights under bf16 autocast; only the precision differs. The
+text is made here from a small grammar: entities whose colour and place are fixed facts, and sums of two numbers, so
+there is much to learn and a floor that nothing can go below. Writes the curves as JSON, and as a PNG where matplotlib
+is installed.
 
     python reproduction/fp8_curves.py --out reproduction/results/fp8_curves.json      # about half an hour on two cores
     python reproduction/fp8_curves.py --quick --out /tmp/fp8_curves.json               # a minute
 
+Curves that are in the result already, of the same sizes, are kept as they are.
 On a CPU the FP8 products are emulated: what is compared is numerics, never speed.
 """
 
@@ -20,7 +21,7 @@ import math
 import platform
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,17 +31,30 @@ from torch.nn import functional as F
 
 from nvila.model import NVILAConfig, NVILAForConditionalGeneration
 from nvila.train.precision.convert import apply_precision
+from nvila.train.precision.optimizer import Fp8AdamW
 from nvila.train.precision.options import PrecisionOptions
 from nvila.train.precision.saved import saved_bytes
 from nvila.utils.atomic import atomic_write_bytes, atomic_write_text
 
 KEPT = {"inputs": True, "norms": True, "activations": True}
-PRECISIONS = {
-    "bf16": PrecisionOptions(),
-    "FP8 linear layers": PrecisionOptions(linears="tensorwise", min_features=32),
-    "FP8 linear layers and kept inputs": PrecisionOptions(linears="tensorwise", min_features=32, **KEPT),
-}
 HELD_OUT_BATCHES = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Precision:
+    """How one curve multiplies and keeps, and what its optimizer's moments are."""
+
+    options: PrecisionOptions
+    has_fp8_moments: bool = False
+
+
+ALL_KEPT = PrecisionOptions(linears="tensorwise", min_features=32, **KEPT)
+PRECISIONS = {
+    "bf16": Precision(options=PrecisionOptions()),
+    "FP8 linear layers": Precision(options=PrecisionOptions(linears="tensorwise", min_features=32)),
+    "FP8 linear layers and kept inputs": Precision(options=ALL_KEPT),
+    "FP8 linear layers, kept inputs and moments": Precision(options=ALL_KEPT, has_fp8_moments=True),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,12 +73,13 @@ class Run:
 QUICK = Run(steps=40, batch=8, tokens=64, hidden=64, layers=2)
 
 
-def train(run: Run, options: PrecisionOptions) -> dict[str, Any]:
+def train(run: Run, precision: Precision) -> dict[str, Any]:
     """Losses of every step, the smoothed last one, the held-out one, the bytes kept and the seconds of one run."""
     model = make_model(run)
-    apply_precision(model, options)
+    apply_precision(model, precision.options)
     decoder = list(model.llm.parameters())
-    optimizer = torch.optim.AdamW(decoder, lr=run.learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
+    adamw = Fp8AdamW if precision.has_fp8_moments else torch.optim.AdamW
+    optimizer = adamw(decoder, lr=run.learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, run.steps))
     batches, losses, started = make_batches(run, run.seed), [], time.monotonic()
     kept = saved_bytes(lambda: loss_of(model, next(make_batches(run, run.seed))), model.parameters())
@@ -156,9 +171,23 @@ def sentence(rng: random.Random) -> str:
     return f"the {colour} fox number {name} lives {place}. "
 
 
-def report(run: Run, seeds: list[int]) -> dict[str, Any]:
+def known_curves(out: Path, run: Run, seeds: list[int]) -> dict[str, list[dict[str, Any]]]:
+    """The curves in the result `out` that were made as they would be now."""
+    if not out.exists():
+        return {}
+    found = json.loads(out.read_text(encoding="utf-8"))
+    if found["run"] != asdict(run) or found["seeds"] != seeds:
+        return {}
+    kept = {name for name, precision in PRECISIONS.items() if found["precisions"].get(name) == asdict(precision)}
+    return {name: curves for name, curves in found["curves"].items() if name in kept}
+
+
+def report(run: Run, seeds: list[int], known: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any]:
     """All curves for all seeds, and how far each ends from bf16, in percent of its loss."""
-    curves = {name: [train(replace(run, seed=seed), options) for seed in seeds] for name, options in PRECISIONS.items()}
+    curves = {
+        name: known.get(name) or [train(replace(run, seed=seed), precision) for seed in seeds]
+        for name, precision in PRECISIONS.items()
+    }
     ends = {
         name: {key: sum(curve[key] for curve in of_seeds) / len(seeds) for key in ("last_loss", "held_out_loss")}
         for name, of_seeds in curves.items()
@@ -168,7 +197,7 @@ def report(run: Run, seeds: list[int]) -> dict[str, Any]:
     return {
         "run": asdict(run),
         "seeds": seeds,
-        "precisions": {name: asdict(options) for name, options in PRECISIONS.items()},
+        "precisions": {name: asdict(precision) for name, precision in PRECISIONS.items()},
         "gap_to_bf16_percent": gaps,
         "curves": curves,
         "hardware": f"{platform.machine()}, {torch.get_num_threads()} threads, products in FP8 emulated",
@@ -213,7 +242,8 @@ def main(arguments: list[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     run = QUICK if chosen.quick else Run()
     run = replace(run, steps=chosen.steps) if chosen.steps else run
-    result = report(run, list(range(1 if chosen.quick else chosen.seeds)))
+    seeds = list(range(1 if chosen.quick else chosen.seeds))
+    result = report(run, seeds, known_curves(chosen.out, run, seeds))
     atomic_write_text(chosen.out, json.dumps(result) + "\n")
     plot(result, chosen.out.with_suffix(".png"))
     for name, gap in result["gap_to_bf16_percent"].items():

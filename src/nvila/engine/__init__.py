@@ -2,7 +2,7 @@
 
 from nvila.engine.config import EngineBusyError, EngineConfig
 from nvila.engine.engine import Engine, EngineStats, Handle
-from nvila.engine.request import Completion
+from nvila.engine.request import Completion, PhaseSeconds
 from nvila.engine.sampling import Choice, SamplingParams
 
 __all__ = [
@@ -13,5 +13,6 @@ __all__ = [
     "EngineConfig",
     "EngineStats",
     "Handle",
+    "PhaseSeconds",
     "SamplingParams",
 ]

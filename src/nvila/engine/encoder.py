@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from nvila.engine import runner
 from nvila.engine.features import FeatureCache
 from nvila.engine.prompt import Medium
+from nvila.engine.request import PhaseSeconds
 
 
 class Encoder:
@@ -31,18 +33,25 @@ class Encoder:
             return 0
         return len(medium.pixels) - sum(len(part) for part in self._begun.get(medium.digest, ()))
 
-    def advance(self, medium: Medium, num_tiles: int) -> torch.Tensor | None:
-        """The features (n, H) of `medium`, where at most `num_tiles` more tiles complete them."""
+    def advance(self, medium: Medium, num_tiles: int, seconds: PhaseSeconds) -> torch.Tensor | None:
+        """The features (n, H) of `medium`, where at most `num_tiles` more tiles complete them.
+
+        What it takes is added to `seconds`.
+        """
         features = self.kept.get(medium.digest)
         if features is not None:
             return features
         parts = self._begun.setdefault(medium.digest, [])
         done = sum(len(part) for part in parts)
+        began = time.perf_counter()
         parts.append(runner.encode_tiles(self._model, medium.pixels[done : done + num_tiles]))
+        encoded = time.perf_counter()
+        seconds.vision += encoded - began
         if done + num_tiles < len(medium.pixels):
             return None
         del self._begun[medium.digest]
         features = runner.encode_images(self._model, medium, torch.cat(parts))
+        seconds.projector += time.perf_counter() - encoded
         self.kept.put(medium.digest, features)
         return features
 

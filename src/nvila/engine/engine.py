@@ -22,7 +22,7 @@ from nvila.engine.encoder import Encoder
 from nvila.engine.grammar import GrammarMaker
 from nvila.engine.kv_cache import BlockPool, KVCache
 from nvila.engine.prompt import Prompt, read_prompt
-from nvila.engine.request import Completion, Request
+from nvila.engine.request import Completion, PhaseSeconds, Request
 from nvila.engine.round import check_formats, round_in_place
 from nvila.engine.runner import PrefillChunk
 from nvila.engine.sampling import Sampler, SamplingParams, choose
@@ -206,7 +206,8 @@ class Engine:
                 **(template_options or {}),
             },
         )
-        request = self._request(read_prompt(inputs, self.processor, self.model), params or SamplingParams(), began)
+        prompt = read_prompt(inputs, self.processor, self.model)
+        request = self._request(prompt, params or SamplingParams(), began)
         while True:
             try:
                 with self._lock:
@@ -273,6 +274,7 @@ class Engine:
             prompt_ids=prompt.ids,
             grammar=self._grammars.make(json_schema=params.json_schema, regex=params.regex),
         )
+        prepared = time.perf_counter()
         request = Request(
             prompt=prompt,
             sampler=sampler,
@@ -282,6 +284,7 @@ class Engine:
             max_new_tokens=min(params.max_new_tokens, room),
             block_size=self.config.block_size,
             submitted_at=began,
+            seconds=PhaseSeconds(preprocessing=prepared - began),
         )
         if request.num_blocks > self._scheduler.pool.num_blocks:
             size = self.config.block_size
@@ -301,7 +304,7 @@ class Engine:
                 left = self._encoder.num_left(medium)
                 if left and num_tiles <= 0:
                     break
-                features = self._encoder.advance(medium, num_tiles)
+                features = self._encoder.advance(medium, num_tiles, request.seconds)
                 num_tiles -= left
                 if features is not None:
                     request.features[index] = features
@@ -312,12 +315,16 @@ class Engine:
         portions = self._scheduler.to_prefill()
         if not portions:
             return
+        began = time.perf_counter()
         try:
             chunks = [_chunk(request, count) for request, count in portions]
             logits_BV = runner.prefill(self.weights, self._cache, chunks)
             for request, count in portions:
                 self._scheduler.note_computed(request, count)
             self._choose([request for request, _ in portions if not request.num_prefill_left], logits_BV)
+            ended = time.perf_counter()
+            for request, _ in portions:
+                request.seconds.prefill += (request.times[0] if request.times else ended) - began
         except Exception as error:  # noqa: BLE001  as above
             self._fail([request for request, _ in portions], error)
 

@@ -19,6 +19,24 @@ from nvila.engine.text import Detokenizer, StopStrings
 FinishReason = Literal["stop", "length", "cancelled", "error"]
 
 
+@dataclass(kw_only=True)
+class PhaseSeconds:
+    """Where the time to the first token went; what is missing of it was spent waiting for other requests.
+
+    A step that several requests share counts in full for each. A GPU works on while calls return: there, what a phase
+    has left undone counts in the next one that waits for it.
+    """
+
+    preprocessing: float = 0.0
+    """Opening and cutting media, tokens, digests."""
+    vision: float = 0.0
+    """The tower; 0 for media whose features were kept."""
+    projector: float = 0.0
+    """With the merge of scales and the pooling of frames."""
+    prefill: float = 0.0
+    """With the choice of the first token."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Completion:
     """An answer, how it ended, and its numbers."""
@@ -38,6 +56,8 @@ class Completion:
     """Seconds from `submit` to the first token; None where there was none."""
     tokens_per_s: float | None
     """Decoding speed after the first token; None for a single token."""
+    phase_seconds: PhaseSeconds
+    """The parts of `ttft_s`."""
 
 
 @dataclass(eq=False, kw_only=True)
@@ -52,6 +72,7 @@ class Request:
     max_new_tokens: int
     block_size: int
     submitted_at: float
+    seconds: PhaseSeconds
     tokens: list[int] = field(init=False)
     """Of the prompt and the answer."""
     num_prompt: int = field(init=False)
@@ -169,6 +190,7 @@ class Request:
             logprobs=self.choices,
             ttft_s=times[0] - self.submitted_at if times else None,
             tokens_per_s=(len(times) - 1) / seconds if seconds > 0 else None,
+            phase_seconds=self.seconds,
         )
 
     def _pass_on(self, text: str) -> None:

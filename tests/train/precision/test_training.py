@@ -32,10 +32,18 @@ def test_what_is_kept_of_a_whole_step_is_about_half(plain: dict[str, float]) -> 
 
 def test_the_script_writes_curves_and_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib", reason="the picture needs matplotlib")
-    main(["--quick", "--steps", "3", "--out", str(tmp_path / "curves.json")])
+    arguments = ["--quick", "--steps", "3", "--out", str(tmp_path / "curves.json")]
+    main(arguments)
     result = json.loads((tmp_path / "curves.json").read_text(encoding="utf-8"))
-    assert [len(curves[0]["losses"]) for curves in result["curves"].values()] == [3, 3, 3]
+    assert [len(curves[0]["losses"]) for curves in result["curves"].values()] == [3, 3, 3, 3]
     assert result["gap_to_bf16_percent"]["bf16"] == {"last_loss": 0.0, "held_out_loss": 0.0}
     assert {path.name for path in tmp_path.iterdir()} == {"curves.json", "curves.png"}
     printed = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert printed["gap_to_bf16_percent"] == result["gap_to_bf16_percent"]
+    del result["curves"]["bf16"]
+    result["curves"]["FP8 linear layers"][0]["seconds"] = -1.0
+    (tmp_path / "curves.json").write_text(json.dumps(result), encoding="utf-8")
+    main(arguments)
+    again = json.loads((tmp_path / "curves.json").read_text(encoding="utf-8"))["curves"]
+    assert list(again) == list(PRECISIONS)
+    assert again["FP8 linear layers"][0]["seconds"] == -1.0
