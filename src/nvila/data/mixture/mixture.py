@@ -150,7 +150,8 @@ def filtered(source: SampleSource, config: SourceConfig, *, root: str) -> NDArra
     Raises ConfigError where the source is empty or the lists leave nothing.
     """
     if not len(source):
-        raise ConfigError(f"source {config.name!r} ({config.path}) has 0 samples; take it out of the mixture")
+        place = f"source {config.name!r} ({config.path})"
+        raise ConfigError(f"{place} has 0 samples; fill it, or take it out of the mixture")
     if config.keep is None and config.drop is None:
         return None
     keep = None if config.keep is None else read_id_list(locate(config.keep, root))

@@ -71,11 +71,12 @@ def plan_batches(options: FinetuneOptions, survey: Survey, limit: int, *, num_ra
     """The batches, and the optimiser steps of all epochs.
 
     Packed rows are as long as a step's samples, if the limit allows, and at least as the longest sample: longer ones
-    would make steps of more samples, shorter ones are not possible.
+    would make steps of more samples, shorter ones are not possible. They are filled from a step's samples and no
+    wider: best fit out of many samples of nearly one size sorts them by size, which is by answer.
     """
     rule = "truncate" if options.too_long == "truncate" else "error"
     longest = -(-survey.longest // _ROUND) * _ROUND
-    common: dict[str, Any] = {"global_batch": options.batch, "too_long": rule}
+    common: dict[str, Any] = {"global_batch": options.batch, "too_long": rule, "window": options.batch}
     if not options.packing:
         share = options.batch // num_ranks
         sizes = [size for size in range(1, share + 1) if share % size == 0 and size * longest <= limit]

@@ -18,7 +18,7 @@ from nvila import config as config_files
 from nvila.data.encode import EncodeOptions
 from nvila.data.mixture import Mixture, MixtureConfig
 from nvila.data.text_pairs import TextAndChatEncoder
-from nvila.errors import ConfigError, NVILAError
+from nvila.errors import ConfigError, DataError, NVILAError
 from nvila.layouts import open_tokenizer, read_settings, resolve
 from nvila.model import NVILAConfig
 from nvila.processing import NVILAProcessor
@@ -98,11 +98,13 @@ def prepare(
     `memory`: bytes to plan with in place of what is free. Tells the survey and the plan. Raises NVILAError's children
     for data, options or memory that will not do; `force` lets the data's and the memory's pass, and tells them.
     """
+    place = _writable_place(out)
     config = _base_config(options)
     limit = token_limit(options, config)
     processor = _processor(options, config)
     encode = EncodeOptions(max_tokens=limit)
     looked = _look(options, processor, encode, out, force=force, tell=tell)
+    held_out = _look_at_held_out(options, processor, encode, force=force, tell=tell)
     survey = looked.survey
     tell(survey.text(limit))
     ranks = stages.process_state().num_processes
@@ -114,9 +116,14 @@ def prepare(
     plan = make_plan(recipe, survey, room, num_ranks=ranks)
     tell(plan.text())
     _refuse_what_does_not_fit(recipe, survey, plan, room, force=force, tell=tell, num_ranks=ranks)
-    _refuse_full_disk(plan, out)
-    held_out = _held_out(options, processor, encode, recipe, force=force, tell=tell)
-    return Prepared(options=options, recipe=recipe, plan=plan, looked=looked, held_out=held_out)
+    _refuse_full_disk(plan, out, place)
+    return Prepared(
+        options=options,
+        recipe=recipe,
+        plan=plan,
+        looked=looked,
+        held_out=None if held_out is None else _held_out(held_out, options, processor, encode, recipe),
+    )
 
 
 def run(prepared: Prepared, out: Path, *, tell: Tell = lambda text: None) -> Result:
@@ -180,7 +187,7 @@ def disk_errors(out: Path) -> Iterator[None]:
         text = str(error)
         if not isinstance(error, SafetensorError) and not any(words in text for words in _TORCH_WRITES):
             raise
-        free = shutil.disk_usage(out).free
+        free = shutil.disk_usage(_nearest_there(out)).free
         raise ConfigError(
             f"{out}: a checkpoint cannot be written ({text.splitlines()[0][:120]}), {shown_bytes(free)} are free; "
             "free some and give the same command again"
@@ -218,7 +225,7 @@ def _look(
     known = surveys.read_survey(out / SURVEY_FILE, key)
     if known is not None:
         return _Looked(config=config_files.load(MixtureConfig, out / MIXTURE_FILE), survey=known, key=key)
-    surveys.check_sources(config, force=force, tell=tell)
+    surveys.check_sources(config, epochs=options.epochs, force=force, tell=tell)
     measured = surveys.measure_samples(mixture, processor, encode, options.too_long)
     survey = surveys.summed(mixture, measured, options, encode.max_tokens or 0, force=force)
     config, lists = surveys.without_dropped(config, measured, out)
@@ -239,15 +246,23 @@ def _refuse_what_does_not_fit(
     raise ConfigError(f"{words}; what fits: {ways}; or try it all the same with --force")
 
 
-def _refuse_full_disk(plan: FinetunePlan, out: Path) -> None:
-    """Raises ConfigError where `out` cannot be made or written, or has no room for the checkpoints."""
-    place = out
-    while not place.exists():
-        place = place.parent
+def _writable_place(out: Path) -> Path:
+    """`out`, or the nearest folder above it that is there. Raises ConfigError where `out` cannot be made or written."""
+    place = _nearest_there(out)
     if not place.is_dir():
         raise ConfigError(f"{place}: is a file; give another --out")
     if not os.access(place, os.W_OK | os.X_OK):
         raise ConfigError(f"{place}: cannot be written; give another --out, or mend its permissions")
+    return place
+
+
+def _nearest_there(path: Path) -> Path:
+    """`path`, or the nearest above it that is there."""
+    return next(place for place in (path, *path.absolute().parents) if place.exists())
+
+
+def _refuse_full_disk(plan: FinetunePlan, out: Path, place: Path) -> None:
+    """Raises ConfigError where the disk of `place` has no room for the checkpoints of `out`."""
     needed, free = _CHECKPOINTS * plan.checkpoint_bytes, shutil.disk_usage(place).free
     if needed > free:
         raise ConfigError(
@@ -256,22 +271,36 @@ def _refuse_full_disk(plan: FinetunePlan, out: Path) -> None:
         )
 
 
-def _held_out(
-    options: FinetuneOptions,
-    processor: NVILAProcessor,
-    encode: EncodeOptions,
-    recipe: Recipe,
-    *,
-    force: bool,
-    tell: Tell,
-) -> HeldOut | None:
-    """The held-out data, checked as the training's are; None where there are none."""
+def _look_at_held_out(
+    options: FinetuneOptions, processor: NVILAProcessor, encode: EncodeOptions, *, force: bool, tell: Tell
+) -> Mixture | None:
+    """The held-out data, checked as the training's are; None where there are none.
+
+    `format` and `media_root` hold for them too, unless they are a mixture. Raises DataError for what cannot be scored.
+    """
     if options.eval is None:
         return None
-    config = surveys.data_config(options.eval)
+    is_mixture = options.eval.endswith(".toml")
+    format, media_root = (None, None) if is_mixture else (options.format, options.media_root)
+    config = surveys.data_config(options.eval, format=format, media_root=media_root)
     surveys.check_sources(config, force=force, tell=tell)
+    mixture = Mixture.open(config)
+    measured = [one for source in surveys.measure_samples(mixture, processor, encode, "truncate") for one in source]
+    faults = [one.fault or f"sample {one.id} is too long" for one in measured if one.fault or one.is_dropped]
+    if len(faults) == len(measured):
+        raise DataError(
+            f"{options.eval}: none of {len(measured):,} held-out samples can be scored ({faults[0]}); mend the data"
+        )
+    if faults:
+        tell(f"{options.eval}: {len(faults):,} of {len(measured):,} held-out samples are not scored ({faults[0]})")
+    return mixture
+
+
+def _held_out(
+    mixture: Mixture, options: FinetuneOptions, processor: NVILAProcessor, encode: EncodeOptions, recipe: Recipe
+) -> HeldOut:
     return HeldOut(
-        Mixture.open(config),
+        mixture,
         TextAndChatEncoder(processor, replace(encode, too_long="truncate")),
         limit=options.eval_samples,
         pad_id=processor.tokenizer.pad_token_id,

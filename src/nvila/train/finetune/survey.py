@@ -26,6 +26,7 @@ from nvila.data.check import CheckReport, check_data, summary
 from nvila.data.encode import EncodeOptions, SampleEncoder
 from nvila.data.mixture import Mixture, MixtureConfig, SourceConfig
 from nvila.data.mixture.mixture import READ_ERRORS, locate
+from nvila.data.mixture.tally import MIN_READ
 from nvila.data.text_pairs import TextAndChatEncoder
 from nvila.errors import ConfigError, DataError
 from nvila.processing import NVILAProcessor
@@ -95,9 +96,12 @@ def _absolute(path: str) -> str:
     return path if "://" in path else os.path.abspath(path)
 
 
-def check_sources(config: MixtureConfig, *, force: bool, tell: Callable[[str], None]) -> None:
+def check_sources(
+    config: MixtureConfig, *, force: bool, tell: Callable[[str], None], epochs: float | None = None
+) -> None:
     """Reads every record and medium. Raises DataError that lists what is wrong, unless `force`.
 
+    `epochs` of training on them: `force` does not help where more of a source is broken than such a run puts up with.
     Ids that are given twice are told and no fault.
     """
     for source in config.source:
@@ -105,18 +109,27 @@ def check_sources(config: MixtureConfig, *, force: bool, tell: Callable[[str], N
             continue
         root = None if source.media_root is None else locate(source.media_root, config.root)
         report = check_data(locate(source.path, config.root), format=source.format, media_root=root)
-        _judge(report, force=force, tell=tell)
+        if not report.num_samples:
+            raise DataError(f"{report.path}: has 0 samples; give a file with some")
+        _judge(report, None if epochs is None else config.max_broken_share, epochs or 1.0, force=force, tell=tell)
 
 
-def _judge(report: CheckReport, *, force: bool, tell: Callable[[str], None]) -> None:
-    if not report.num_samples:
-        raise DataError(f"{report.path}: has 0 samples; give a file with some")
+def _judge(
+    report: CheckReport, max_share: float | None, epochs: float, *, force: bool, tell: Callable[[str], None]
+) -> None:
     faults = [problem for problem in report.problems if problem.kind != "duplicate id"]
-    if faults and not force:
+    num_broken = len({problem.place for problem in faults})
+    is_much = max_share is not None and num_broken * epochs > max_share * max(report.num_samples * epochs, MIN_READ)
+    if faults and (is_much or not force):
+        remedy = (
+            f"mend them, a run leaves out at most {max_share:.0%}"
+            if is_much
+            else "mend them, or give --force to leave them out"
+        )
         raise DataError(
-            f"{report.path}: {len(faults):,} of {report.num_samples:,} samples cannot be trained on. "
+            f"{report.path}: {num_broken:,} of {report.num_samples:,} samples cannot be trained on. "
             + "; ".join(problem.message for problem in faults[:_SHOWN])
-            + f". `nvila data check {report.path}` lists all; mend them, or leave them out with --force"
+            + f". `nvila data check {report.path}` lists all; {remedy}"
         )
     if report.problems:
         tell(summary(report))
