@@ -146,7 +146,7 @@ class StageTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
             logs = {**logs, **self._rates(), **self.tally.take(), **self.meter.take()}
-            logs["seconds"] = round(self.clock.seconds, 1)
+            logs["seconds"] = round(self.clock.seconds, 3)
         super().log(logs, start_time)
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
