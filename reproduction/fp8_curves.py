@@ -5,10 +5,11 @@ text is made here from a small grammar: entities whose colour and place are fixe
 there is much to learn and a floor that nothing can go below. Writes the curves as JSON, and as a PNG where matplotlib
 is installed.
 
-    python reproduction/fp8_curves.py --out reproduction/results/fp8_curves.json      # about half an hour on two cores
-    python reproduction/fp8_curves.py --quick --out /tmp/fp8_curves.json               # a minute
+    python reproduction/fp8_curves.py --out reproduction/results/fp8_curves.json   # an hour and a half on one core
+    python reproduction/fp8_curves.py --quick --out /tmp/fp8_curves.json            # a minute
 
-Curves that are in the result already, of the same sizes, are kept as they are.
+Two runs of bf16 that differ in the fourth digit of their first weights show how far apart runs end for no reason at
+all. A run that was stopped is continued by the same command; every curve that is done is kept beside `--out`.
 On a CPU the FP8 products are emulated: what is compared is numerics, never speed.
 """
 
@@ -21,12 +22,13 @@ import math
 import platform
 import random
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from tables import Results
 from torch.nn import functional as F
 
 from nvila.model import NVILAConfig, NVILAForConditionalGeneration
@@ -38,6 +40,7 @@ from nvila.utils.atomic import atomic_write_bytes, atomic_write_text
 
 KEPT = {"inputs": True, "norms": True, "activations": True}
 HELD_OUT_BATCHES = 8
+CURVE = ("losses", "last_loss", "held_out_loss", "kept_bytes", "seconds")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,11 +49,14 @@ class Precision:
 
     options: PrecisionOptions
     has_fp8_moments: bool = False
+    nudge: float = 0.0
+    """By how much of itself each weight is changed at the start, at random."""
 
 
 ALL_KEPT = PrecisionOptions(linears="tensorwise", min_features=32, **KEPT)
 PRECISIONS = {
     "bf16": Precision(options=PrecisionOptions()),
+    "bf16, weights nudged": Precision(options=PrecisionOptions(), nudge=1e-4),
     "FP8 linear layers": Precision(options=PrecisionOptions(linears="tensorwise", min_features=32)),
     "FP8 linear layers and kept inputs": Precision(options=ALL_KEPT),
     "FP8 linear layers, kept inputs and moments": Precision(options=ALL_KEPT, has_fp8_moments=True),
@@ -76,6 +82,9 @@ QUICK = Run(steps=40, batch=8, tokens=64, hidden=64, layers=2)
 def train(run: Run, precision: Precision) -> dict[str, Any]:
     """Losses of every step, the smoothed last one, the held-out one, the bytes kept and the seconds of one run."""
     model = make_model(run)
+    with torch.no_grad():
+        for weight in model.llm.parameters():
+            weight.mul_(1.0 + precision.nudge * torch.randn_like(weight))
     apply_precision(model, precision.options)
     decoder = list(model.llm.parameters())
     adamw = Fp8AdamW if precision.has_fp8_moments else torch.optim.AdamW
@@ -171,34 +180,30 @@ def sentence(rng: random.Random) -> str:
     return f"the {colour} fox number {name} lives {place}. "
 
 
-def known_curves(out: Path, run: Run, seeds: list[int]) -> dict[str, list[dict[str, Any]]]:
-    """The curves in the result `out` that were made as they would be now."""
-    if not out.exists():
-        return {}
-    found = json.loads(out.read_text(encoding="utf-8"))
-    if found["run"] != asdict(run) or found["seeds"] != seeds:
-        return {}
-    kept = {name for name, precision in PRECISIONS.items() if found["precisions"].get(name) == asdict(precision)}
-    return {name: curves for name, curves in found["curves"].items() if name in kept}
-
-
-def report(run: Run, seeds: list[int], known: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """All curves for all seeds, and how far each ends from bf16, in percent of its loss."""
-    curves = {
-        name: known.get(name) or [train(replace(run, seed=seed), precision) for seed in seeds]
-        for name, precision in PRECISIONS.items()
-    }
+def report(run: Run, seeds: list[int], results: Results) -> dict[str, Any]:
+    """All curves for all seeds, and how far each ends from bf16, in percent of its loss, in the mean and by seed."""
+    curves: dict[str, list[dict[str, Any]]] = {name: [] for name in PRECISIONS}
+    for seed in seeds:
+        for name, precision in PRECISIONS.items():
+            row = name.replace(" ", "-").replace(",", "")
+            known = results.load(row, seed) or results.save(row, seed, train(replace(run, seed=seed), precision))
+            curves[name].append({key: known[key] for key in CURVE})
     ends = {
         name: {key: sum(curve[key] for curve in of_seeds) / len(seeds) for key in ("last_loss", "held_out_loss")}
         for name, of_seeds in curves.items()
     }
     base = ends["bf16"]
     gaps = {name: {key: round(100 * (end[key] / base[key] - 1), 3) for key in end} for name, end in ends.items()}
+    by_seed = {
+        name: [round(100 * (one["held_out_loss"] / of_bf16["held_out_loss"] - 1), 3) for one, of_bf16 in pairs]
+        for name, pairs in ((name, zip(found, curves["bf16"], strict=True)) for name, found in curves.items())
+    }
     return {
         "run": asdict(run),
         "seeds": seeds,
         "precisions": {name: asdict(precision) for name, precision in PRECISIONS.items()},
         "gap_to_bf16_percent": gaps,
+        "held_out_gap_by_seed_percent": by_seed,
         "curves": curves,
         "hardware": f"{platform.machine()}, {torch.get_num_threads()} threads, products in FP8 emulated",
         "torch": torch.__version__,
@@ -237,13 +242,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a run of seconds, to see that it works")
     parser.add_argument("--steps", type=int, help=f"steps a run (default {Run.steps})")
-    parser.add_argument("--seeds", type=int, default=2, help="how many seeds (default 2)")
+    parser.add_argument("--seeds", type=int, default=4, help="how many seeds (default 4)")
     parser.add_argument("--out", type=Path, default=Path("reproduction/results/fp8_curves.json"))
     chosen = parser.parse_args(arguments)
     run = QUICK if chosen.quick else Run()
     run = replace(run, steps=chosen.steps) if chosen.steps else run
     seeds = list(range(1 if chosen.quick else chosen.seeds))
-    result = report(run, seeds, known_curves(chosen.out, run, seeds))
+    settings = {key: value for key, value in asdict(run).items() if key != "seed"}
+    result = report(run, seeds, Results(chosen.out.with_suffix(""), settings))
     atomic_write_text(chosen.out, json.dumps(result) + "\n")
     plot(result, chosen.out.with_suffix(".png"))
     for name, gap in result["gap_to_bf16_percent"].items():

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from reproduction.fp8_curves import PRECISIONS, Run, main, train
+from fp8_curves import PRECISIONS, Run, main, train
 
 SHORT = Run(steps=60, batch=8, tokens=64, hidden=64, layers=2)
 
@@ -35,15 +35,17 @@ def test_the_script_writes_curves_and_a_picture(tmp_path: Path, capsys: pytest.C
     arguments = ["--quick", "--steps", "3", "--out", str(tmp_path / "curves.json")]
     main(arguments)
     result = json.loads((tmp_path / "curves.json").read_text(encoding="utf-8"))
-    assert [len(curves[0]["losses"]) for curves in result["curves"].values()] == [3, 3, 3, 3]
+    assert [len(curves[0]["losses"]) for curves in result["curves"].values()] == [3, 3, 3, 3, 3]
     assert result["gap_to_bf16_percent"]["bf16"] == {"last_loss": 0.0, "held_out_loss": 0.0}
-    assert {path.name for path in tmp_path.iterdir()} == {"curves.json", "curves.png"}
+    assert {path.name for path in tmp_path.iterdir()} == {"curves", "curves.json", "curves.png"}
     printed = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert printed["gap_to_bf16_percent"] == result["gap_to_bf16_percent"]
-    del result["curves"]["bf16"]
-    result["curves"]["FP8 linear layers"][0]["seconds"] = -1.0
-    (tmp_path / "curves.json").write_text(json.dumps(result), encoding="utf-8")
+    folder = tmp_path / "curves"
+    kept = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert len(kept) == 5
+    folder.joinpath("bf16-seed0.json").unlink()
     main(arguments)
-    again = json.loads((tmp_path / "curves.json").read_text(encoding="utf-8"))["curves"]
-    assert list(again) == list(PRECISIONS)
-    assert again["FP8 linear layers"][0]["seconds"] == -1.0
+    again = json.loads((tmp_path / "curves.json").read_text(encoding="utf-8"))
+    assert again["curves"]["bf16"][0]["losses"] == result["curves"]["bf16"][0]["losses"]
+    changed = [path.name for path, before in kept.items() if path.stat().st_mtime_ns != before]
+    assert changed == ["bf16-seed0.json"]
