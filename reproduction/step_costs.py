@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import statistics
 import time
-import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import torch
 
 from nvila.train import stages
 from nvila.train.learner import Learner
+from nvila.train.precision.saved import held_bytes
 from nvila.train.recipe import Recipe
 from nvila.train.start import load_or_build_tokenizer
 from nvila.train.trainer import ADAM_BETAS, parameter_groups
@@ -58,9 +58,7 @@ class Stepper:
         """Bytes by component of a real step on `batch`, which it takes."""
         model = self.learner.model
         own = [*model.parameters(), *model.buffers()]
-        ignored = {tensor.untyped_storage().data_ptr() for tensor in own}
-        kept: dict[str, int] = {}
-        loss = saving(lambda: self.loss(batch), ignored, kept)
+        loss, activations = held_bytes(lambda: self.loss(batch), own)
         loss.backward()  # type: ignore[no-untyped-call]
         gradients = [weight.grad for weight in self.weights if weight.grad is not None]
         torch.nn.utils.clip_grad_norm_(self.weights, 1.0)
@@ -70,7 +68,7 @@ class Stepper:
             "weights": stored_bytes(own),
             "gradients": stored_bytes(gradients),
             "optimizer": stored_bytes(states),
-            "activations": kept["bytes"],
+            "activations": activations,
         }
         self.optimizer.zero_grad()
         return found
@@ -81,27 +79,6 @@ class Stepper:
         self.loss(batch).backward()  # type: ignore[no-untyped-call]
         self.update()
         return time.perf_counter() - began
-
-
-def saving(forward: Callable[[], torch.Tensor], ignored: set[int], kept: dict[str, int]) -> torch.Tensor:
-    """The output of `forward`; `kept["bytes"]` becomes what autograd holds then, storages at `ignored` left out."""
-
-    class Saved:
-        def __init__(self, tensor: torch.Tensor) -> None:
-            self.tensor = tensor
-
-    alive: list[weakref.ref[Saved]] = []
-
-    def pack(tensor: torch.Tensor) -> Saved:
-        saved = Saved(tensor)
-        alive.append(weakref.ref(saved))
-        return saved
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved.tensor):
-        output = forward()
-    left = [saved.tensor for reference in alive if (saved := reference()) is not None]
-    kept["bytes"] = stored_bytes([tensor for tensor in left if tensor.untyped_storage().data_ptr() not in ignored])
-    return output
 
 
 def stored_bytes(tensors: Sequence[torch.Tensor]) -> int:

@@ -7,18 +7,10 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from tests.tiny import write_checkpoint
 
 from nvila.cli.main import main
 
 SETS = ("run.workers=0", "run.bf16=false", "adapters.frozen_dtype=float32", "run.threads=1")
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("base") / "model"
-    write_checkpoint(folder, "hf")
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -25,13 +25,6 @@ Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("base") / "model"
-    write_checkpoint(folder, "hf")
-    return folder
-
-
-@pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a picture, and `good.jsonl`, which may be trained on."""
     folder = tmp_path_factory.mktemp("data")

@@ -7,6 +7,15 @@ import random
 from nvila.engine.kv_cache import BlockPool
 
 
+def chain(pool: BlockPool) -> list[int]:
+    """Three blocks of the pool, remembered as a, b and c."""
+    blocks = pool.allocate(3)
+    assert blocks is not None
+    for block, digest in zip(blocks, (b"a", b"b", b"c"), strict=True):
+        pool.remember(block, digest)
+    return blocks
+
+
 def test_fresh_requests_get_neighbours_with_room_to_go_on() -> None:
     pool = BlockPool(32)
     first, second = pool.allocate(4), pool.allocate(4)
@@ -40,10 +49,7 @@ def test_scattered_blocks_are_given_where_no_neighbours_are_left() -> None:
 
 def test_known_beginnings_are_shared() -> None:
     pool = BlockPool(8)
-    blocks = pool.allocate(3)
-    assert blocks is not None
-    for block, digest in zip(blocks, (b"a", b"b", b"c"), strict=True):
-        pool.remember(block, digest)
+    blocks = chain(pool)
     assert pool.match([b"a", b"b", b"x", b"c"]) == blocks[:2]
     pool.release(blocks)
     assert (pool.num_used, pool.num_kept) == (2, 1)
@@ -54,10 +60,7 @@ def test_known_beginnings_are_shared() -> None:
 
 def test_ends_of_chains_are_forgotten_first() -> None:
     pool = BlockPool(3)
-    blocks = pool.allocate(3)
-    assert blocks is not None
-    for block, digest in zip(blocks, (b"a", b"b", b"c"), strict=True):
-        pool.remember(block, digest)
+    blocks = chain(pool)
     pool.release(blocks)
     assert pool.allocate(1) == [blocks[2]]
     assert pool.match([b"a", b"b", b"c"]) == blocks[:2]
@@ -65,10 +68,7 @@ def test_ends_of_chains_are_forgotten_first() -> None:
 
 def test_a_continuation_does_not_take_another_one_s_kept_blocks() -> None:
     pool = BlockPool(16)
-    blocks = pool.allocate(3)
-    assert blocks is not None
-    for block, digest in zip(blocks, (b"a", b"b", b"c"), strict=True):
-        pool.remember(block, digest)
+    blocks = chain(pool)
     pool.release(blocks)
     shared = pool.match([b"a"])
     other = pool.allocate(2, after=shared[-1])
@@ -100,15 +100,15 @@ def test_random_use_keeps_the_books() -> None:
         if held and rng.random() < 0.5:
             pool.release(held.pop(rng.randrange(len(held))))
         else:
-            chain = rng.choice(chains)[: rng.randint(0, 6)]
-            known = pool.match(chain)
+            digests = rng.choice(chains)[: rng.randint(0, 6)]
+            known = pool.match(digests)
             fresh = pool.allocate(rng.randint(1, 8), after=known[-1] if known else None)
             if fresh is None:
                 pool.release(known)
                 continue
             assert not {block for blocks in held for block in blocks} & set(fresh)
             assert len(set(fresh)) == len(fresh)
-            for block, digest in zip(fresh, chain[len(known) :], strict=False):
+            for block, digest in zip(fresh, digests[len(known) :], strict=False):
                 pool.remember(block, digest)
             held.append([*known, *fresh])
         used = {block for blocks in held for block in blocks}

@@ -16,9 +16,10 @@ from downstream_scenes import SPOTS, STEPS
 from downstream_screens import ACTIONS, CAPTIONS
 from downstream_tasks import DRAWN, FILES, SLICE_ANSWERS, SLICES, TASKS, commonest, drawn, in_order, write_tasks
 from finetuning_rows import ROWS, claims
-from step_costs import saving, stored_bytes
+from step_costs import stored_bytes
 
 from nvila.data.formats import open_source
+from nvila.train.precision.saved import held_bytes
 
 ANSWERS = {"screen": ACTIONS, "step": tuple(STEPS), "road": SPOTS, "widget": tuple(CAPTIONS), SLICES: SLICE_ANSWERS}
 
@@ -108,10 +109,8 @@ def test_slices_are_in_turns_over_their_answers(data: Path) -> None:
 def test_bytes_are_those_of_tensors_that_wait_for_the_backward_pass() -> None:
     weight = torch.zeros(8, 16, requires_grad=True)
     given = torch.zeros(4, 16)
-    kept: dict[str, int] = {}
-    ignored = {weight.untyped_storage().data_ptr()}
-    saving(lambda: torch.nn.functional.linear(given, weight).exp().sum(), ignored, kept)
-    assert kept["bytes"] == given.nbytes + 4 * 4 * 8  # the input, and the exponentials
+    _, held = held_bytes(lambda: torch.nn.functional.linear(given, weight).exp().sum(), [weight])
+    assert held == given.nbytes + 4 * 4 * 8  # the input, and the exponentials
     assert stored_bytes([weight, weight.view(16, 8), given]) == weight.nbytes + given.nbytes
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +20,7 @@ from nvila.train.precision.convert import apply_precision
 from nvila.train.precision.optimizer import Fp8AdamW
 from nvila.train.precision.optimizer_state import state_bytes
 from nvila.train.precision.options import PrecisionOptions
+from nvila.train.precision.saved import held_bytes
 
 VISION = {"hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 4}
 TEXT = {"hidden_size": 96, "intermediate_size": 256, "num_hidden_layers": 3, "vocab_size": 320}
@@ -152,29 +151,9 @@ def test_frozen_parts_rest_unless_something_before_them_learns() -> None:
 
 def saved_bytes(model: torch.nn.Module, forward: Callable[[], torch.Tensor]) -> int:
     """Bytes that a forward pass leaves for the backward one, the model's own weights not counted."""
-
-    class Kept:
-        def __init__(self, tensor: torch.Tensor) -> None:
-            self.tensor = tensor
-
-    alive: list[weakref.ref[Kept]] = []
-
-    def pack(tensor: torch.Tensor) -> Kept:
-        kept = Kept(tensor)
-        alive.append(weakref.ref(kept))
-        return kept
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept.tensor):
-        loss = forward()
-    gc.collect()
-    own = {tensor.untyped_storage().data_ptr() for tensor in model.parameters()}
-    storages = {
-        kept.tensor.untyped_storage().data_ptr(): kept.tensor.untyped_storage().nbytes()
-        for reference in alive
-        if (kept := reference()) is not None
-    }
+    loss, held = held_bytes(forward, model.parameters())
     assert loss.requires_grad
-    return sum(size for place, size in storages.items() if place not in own)
+    return held
 
 
 @pytest.mark.parametrize("trainable", STAGES.values(), ids=STAGES)
