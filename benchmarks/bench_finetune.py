@@ -33,11 +33,11 @@ from typing import Any
 import torch
 from own_process import in_own_process
 
+from nvila.adapters.options import AdapterOptions
+from nvila.adapters.tune import attach, lora_pattern
 from nvila.eval.runner import processor_name
 from nvila.model import NVILAConfig, NVILAForConditionalGeneration, s2
 from nvila.processing.chat import IGNORED
-from nvila.train.adapters.options import AdapterOptions
-from nvila.train.adapters.tune import attach, lora_pattern
 from nvila.train.dense import DenseHead
 from nvila.train.finetune.measure import count_parts, count_step, usual_grids
 from nvila.train.finetune.plan import ADAM_BYTES

@@ -9,7 +9,7 @@ from typing import Any
 
 from tables import shown, side_by_side
 
-from nvila.train.adapters.options import LanguageMethod, VisionMethod
+from nvila.adapters.options import LanguageMethod, VisionMethod
 
 AS_GOOD = 2.0
 """Points of the average by which a row may be below another and count as good."""

@@ -43,12 +43,12 @@ from tables import (
     with_given,
 )
 
+from nvila.adapters.merge import attach_saved
 from nvila.data.encode import EncodeOptions
 from nvila.data.mixture import Mixture
 from nvila.data.text_pairs import TextAndChatEncoder
 from nvila.model import NVILAForConditionalGeneration
 from nvila.processing import NVILAProcessor
-from nvila.train.adapters.merge import attach_saved
 from nvila.train.dense import DenseHead
 from nvila.train.feed import MixtureFeed
 from nvila.train.finetune.evaluate import HeldOut

@@ -42,7 +42,7 @@ def test_cancellation_in_any_phase_frees_everything(phase: Any, checkpoint: Path
     handle = engine.submit(ask(clip(1), "What?"), SamplingParams(max_new_tokens=20, ignore_eos=True))
     while phase is not None and not phase(engine):
         assert engine.step()
-    pixels = [weakref.ref(medium.pixels) for medium in handle._request._media]
+    pixels = [weakref.ref(medium.pixels) for medium in handle.request._media]
     assert phase in (None, half_encoded, half_prefilled) or not pixels
     handle.cancel()
     assert held(engine) == (0, 0, 0, 0)
@@ -94,12 +94,12 @@ def test_waiting_pixels_are_bounded(checkpoint: Path) -> None:
 def test_pixels_are_let_go_once_they_are_encoded(checkpoint: Path) -> None:
     engine = open_engine(checkpoint, feature_cache_bytes=0)
     handle = engine.submit(ask(clip(1), "What?"), SamplingParams(max_new_tokens=20, ignore_eos=True))
-    pixels = weakref.ref(handle._request._media[0].pixels)
+    pixels = weakref.ref(handle.request._media[0].pixels)
     while not handle.num_generated:
         engine.step()
     gc.collect()
     assert pixels() is None
-    assert handle._request.features == {}
+    assert handle.request.features == {}
 
 
 def test_prompts_that_never_fit_are_refused_with_both_numbers(checkpoint: Path) -> None:

@@ -90,8 +90,8 @@ def load_processor(settings: AskSettings) -> Any:
 
     if settings.adapter is None:
         return NVILAProcessor.from_pretrained(settings.model)
-    from nvila.train.adapters.export import load_processor as load_adapted
-    from nvila.train.adapters.store import check_base, read_card
+    from nvila.adapters.export import load_processor as load_adapted
+    from nvila.adapters.store import check_base, read_card
 
     card = read_card(Path(settings.adapter))
     check_base(card, Path(settings.adapter), settings.model)
@@ -108,7 +108,7 @@ def load_model(settings: AskSettings) -> Any:
     with _memory_errors_named(device):
         if settings.adapter is None:
             return NVILAForConditionalGeneration.from_pretrained(settings.model, dtype=dtype).to(device).eval()
-        from nvila.train.adapters.merge import attach_saved, merge_in_place
+        from nvila.adapters.merge import attach_saved, merge_in_place
 
         # In the dtype of its own, so that the adapter meets the numbers that it was trained beside.
         model = NVILAForConditionalGeneration.from_pretrained(settings.model, dtype="auto")

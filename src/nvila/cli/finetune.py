@@ -183,9 +183,9 @@ def score_text(result: Any) -> str:
 
 def write_merged(adapter: Path, out: Path, *, model: str | None, layout: str, dtype: str | None) -> None:
     """Merges, reports what that changed, and writes the checkpoint. Raises CheckpointError or ConfigError."""
+    from nvila.adapters.export import load_merged
     from nvila.cli.convert import save_layout
     from nvila.layouts import resolve
-    from nvila.train.adapters.export import load_merged
     from nvila.train.finetune.run import disk_errors
     from nvila.utils.atomic import atomic_directory
     from nvila.utils.device import choose_device, choose_dtype

@@ -17,9 +17,11 @@ from typing import Any
 import torch
 
 from nvila.engine import runner
+from nvila.engine.adapters import Adapter, Adapters
 from nvila.engine.config import EngineBusyError, EngineConfig
 from nvila.engine.encoder import Encoder
 from nvila.engine.grammar import GrammarMaker
+from nvila.engine.handle import Handle
 from nvila.engine.kv_cache import BlockPool, KVCache
 from nvila.engine.prompt import Prompt, read_prompt
 from nvila.engine.request import Completion, PhaseSeconds, Request
@@ -53,59 +55,6 @@ class EngineStats:
     feature_bytes_kept: int
 
 
-class Handle:
-    """A request that was given to an engine."""
-
-    def __init__(self, engine: Engine, request: Request) -> None:
-        self._engine = engine
-        self._request = request
-
-    @property
-    def is_done(self) -> bool:
-        return self._request.finish_reason is not None
-
-    @property
-    def num_generated(self) -> int:
-        """Tokens of the answer so far."""
-        return self._request.num_generated
-
-    def pieces(self) -> Iterator[str]:
-        """The answer's text as it comes, driving the engine; leaving the loop early cancels the request.
-
-        Raises what went wrong with this request.
-        """
-        try:
-            while not self.is_done or self._request.pieces:
-                while self._request.pieces:
-                    yield self._request.pieces.popleft()
-                if not self.is_done:
-                    self._engine.step()
-        finally:
-            self.cancel()
-        self._raise_error()
-
-    def result(self) -> Completion:
-        """The whole answer, driving the engine until it is there; an interrupt cancels the request.
-
-        Raises what went wrong with this request.
-        """
-        try:
-            while not self.is_done:
-                self._engine.step()
-        finally:
-            self.cancel()
-        self._raise_error()
-        return self._request.completion()
-
-    def cancel(self) -> None:
-        """End the request now, wherever it is, and free what it holds; one that has ended stays as it is."""
-        self._engine.cancel(self)
-
-    def _raise_error(self) -> None:
-        if self._request.error is not None:
-            raise self._request.error
-
-
 class Engine:
     """Answers conversations about images and videos with a lean decoder and continuous batching.
 
@@ -136,6 +85,7 @@ class Engine:
         self._penalty = float(generation.repetition_penalty or 1.0)
         self._grammars = GrammarMaker(processor.tokenizer, min(self._eos_ids, default=None))
         self._lock = threading.RLock()
+        self.adapters = Adapters(model, processor, self._lock)
 
     @classmethod
     def from_pretrained(
@@ -146,57 +96,59 @@ class Engine:
         vision: str | None = None,
         language: str | None = None,
         device: str = "auto",
+        adapters: Mapping[str, str | Path] | None = None,
         config: EngineConfig | None = None,
     ) -> Engine:
         """An engine for `nvila-mini`, a checkpoint folder of any layout, or a hub id.
 
         vision: "w8a8", language: "w4a16"; None leaves the part as the checkpoint has it. Parts that the checkpoint
-        does not have in the format are rounded to nearest. Raises CheckpointError or ConfigError for what is wrong with
-        the checkpoint.
+        does not have in the format are rounded to nearest. adapters: folders of `nvila finetune` by the names that
+        requests give. Raises CheckpointError or ConfigError for what is wrong with the checkpoint or an adapter.
         """
         check_formats(vision, language)
         where = choose_device(device)
         processor = NVILAProcessor.from_pretrained(name)
         model = NVILAForConditionalGeneration.from_pretrained(name, dtype=choose_dtype(dtype, where))
         round_in_place(model, vision=vision, language=language)
-        return cls(model.to(where).eval(), processor, config)
+        engine = cls(model.to(where).eval(), processor, config)
+        for called, folder in (adapters or {}).items():
+            engine.adapters.add(called, folder)
+        return engine
 
-    def generate(
-        self, messages: Any, *, template_options: Mapping[str, Any] | None = None, **sampling: Any
-    ) -> Completion:
-        """The answer to one conversation. Keywords are those of `SamplingParams`; see `submit` for the rest."""
-        return self.submit(messages, SamplingParams(**sampling), template_options=template_options).result()
+    def generate(self, messages: Any, **options: Any) -> Completion:
+        """The answer to one conversation. Keywords are those of `SamplingParams` and of `submit`."""
+        return self._submit_with(messages, options).result()
 
-    def generate_all(
-        self, conversations: Sequence[Any], *, template_options: Mapping[str, Any] | None = None, **sampling: Any
-    ) -> list[Completion]:
+    def generate_all(self, conversations: Sequence[Any], **options: Any) -> list[Completion]:
         """The answers to several conversations, computed together, in their order."""
-        params = SamplingParams(**sampling)
-        handles = [self.submit(messages, params, template_options=template_options) for messages in conversations]
+        handles = [self._submit_with(messages, options) for messages in conversations]
         return [handle.result() for handle in handles]
 
-    def stream(
-        self, messages: Any, *, template_options: Mapping[str, Any] | None = None, **sampling: Any
-    ) -> Iterator[str]:
+    def stream(self, messages: Any, **options: Any) -> Iterator[str]:
         """The answer to one conversation in pieces; leaving the loop early cancels it."""
-        yield from self.submit(messages, SamplingParams(**sampling), template_options=template_options).pieces()
+        yield from self._submit_with(messages, options).pieces()
 
     def submit(
         self,
         messages: Any,
         params: SamplingParams | None = None,
         *,
+        adapter: str | None = None,
         template_options: Mapping[str, Any] | None = None,
         wait: bool = True,
     ) -> Handle:
         """Put a conversation in the queue.
 
-        messages: as `NVILAProcessor.apply_chat_template` takes them. template_options: keywords for it, such as
+        messages: as `NVILAProcessor.apply_chat_template` takes them. adapter: the name of one of `adapters`; the base
+        answers without. template_options: keywords for it, such as
         max_tiles and num_frames. wait: where the queue is full, drive the engine until there is room; otherwise
-        EngineBusyError is raised. Raises PromptError for a conversation that is malformed or too long, MediaError.
+        EngineBusyError is raised. Raises ConfigError for an adapter that is not known, PromptError for a
+        conversation that is malformed or too long, MediaError.
         """
         began = time.perf_counter()
-        inputs = self.processor.apply_chat_template(
+        adapted = None if adapter is None else self.adapters.get(adapter)
+        processor = self.processor if adapted is None else adapted.processor
+        inputs = processor.apply_chat_template(
             messages,
             **{
                 "add_generation_prompt": True,
@@ -206,8 +158,10 @@ class Engine:
                 **(template_options or {}),
             },
         )
-        prompt = read_prompt(inputs, self.processor, self.model)
-        request = self._request(prompt, params or SamplingParams(), began)
+        prompt = read_prompt(inputs, processor, self.model)
+        if adapted is not None:
+            prompt = prompt.salted(adapted.salt, also_media=bool(adapted.vision))
+        request = self._request(prompt, params or SamplingParams(), began, adapted)
         while True:
             try:
                 with self._lock:
@@ -232,7 +186,7 @@ class Engine:
 
     def cancel(self, handle: Handle) -> None:
         """End a request now and free what it holds; one that has ended stays as it is."""
-        request = handle._request
+        request = handle.request
         with self._lock:
             if request.finish_reason is None:
                 self._scheduler.end(request, "cancelled")
@@ -259,7 +213,13 @@ class Engine:
                 feature_bytes_kept=self._encoder.kept.num_bytes,
             )
 
-    def _request(self, prompt: Prompt, params: SamplingParams, began: float) -> Request:
+    def _submit_with(self, messages: Any, options: Mapping[str, Any]) -> Handle:
+        """`submit` with keywords of its own and of `SamplingParams` side by side."""
+        own = {name: options[name] for name in ("adapter", "template_options") if name in options}
+        sampling = {name: value for name, value in options.items() if name not in own}
+        return self.submit(messages, SamplingParams(**sampling), **own)
+
+    def _request(self, prompt: Prompt, params: SamplingParams, began: float, adapter: Adapter | None) -> Request:
         room = self.weights.max_length - len(prompt.ids)
         if room <= 0:
             raise PromptError(
@@ -285,6 +245,7 @@ class Engine:
             block_size=self.config.block_size,
             submitted_at=began,
             seconds=PhaseSeconds(preprocessing=prepared - began),
+            adapter=adapter,
         )
         if request.num_blocks > self._scheduler.pool.num_blocks:
             size = self.config.block_size
@@ -304,7 +265,8 @@ class Engine:
                 left = self._encoder.num_left(medium)
                 if left and num_tiles <= 0:
                     break
-                features = self._encoder.advance(medium, num_tiles, request.seconds)
+                with self.adapters.encoding(request.adapter):
+                    features = self._encoder.advance(medium, num_tiles, request.seconds)
                 num_tiles -= left
                 if features is not None:
                     request.features[index] = features
@@ -339,6 +301,7 @@ class Engine:
                 [request.tokens[-1] for request in requests],
                 [request.num_computed for request in requests],
                 [request.table for request in requests if request.table is not None],
+                [request.decoder_adapter for request in requests],
             )
             for request in requests:
                 self._scheduler.note_computed(request, 1)
@@ -376,6 +339,7 @@ def _chunk(request: Request, count: int) -> PrefillChunk:
         table=request.table,
         features=request.features_within(begin, end),
         ends_prompt=end == request.num_prompt,
+        adapter=request.decoder_adapter,
     )
 
 

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from torch.nn.attention.bias import causal_lower_right
 
 from nvila.engine.kv_cache import BlockTable, KVCache
+from nvila.engine.low_rank import AdaptedRows, DecoderAdapter, add_low_rank, rows_by_adapter
 from nvila.engine.weights import DecoderWeights, LayerWeights
 
 
@@ -30,6 +31,7 @@ class Span:
     end: int
     offset: int
     table: BlockTable
+    adapter: DecoderAdapter | None = None
 
     @property
     def num_keys(self) -> int:
@@ -55,9 +57,13 @@ def forward(weights: DecoderWeights, cache: KVCache, x_TH: torch.Tensor, spans: 
     is_batch_on_gpu = x_TH.device.type == "cuda" and 1 < len(spans) == len(x_TH)
     together = padded_rows(spans) if is_batch_on_gpu else None
     last_S = torch.tensor([span.end - 1 for span in spans], device=x_TH.device)
+    adapted = rows_by_adapter(((span.adapter, range(span.begin, span.end)) for span in spans), x_TH.device)
+    adapted_last = rows_by_adapter(((span.adapter, range(i, i + 1)) for i, span in enumerate(spans)), x_TH.device)
     for index, layer in enumerate(weights.layers):
         normed_TH = _norm(weights, x_TH, layer.input_norm)
-        q_TQD, k_TKD, v_TKD = _qkv(weights, layer, normed_TH, cos_T1D, sin_T1D)
+        q_TQD, k_TKD, v_TKD = _qkv(
+            weights, add_low_rank(layer.qkv(normed_TH), normed_TH, adapted, index, "qkv"), cos_T1D, sin_T1D
+        )
         key_RKD, value_RKD = cache.key[index], cache.value[index]
         key_RKD.index_copy_(0, rows_T, k_TKD)
         value_RKD.index_copy_(0, rows_T, v_TKD)
@@ -67,9 +73,9 @@ def forward(weights: DecoderWeights, cache: KVCache, x_TH: torch.Tensor, spans: 
             attended = [attend(q_TQD[span.begin : span.end], key_RKD, value_RKD, span) for span in spans]
             joined_TH = attended[0] if len(attended) == 1 else torch.cat(attended)
         if index == len(weights.layers) - 1 and len(last_S) < len(x_TH):  # nobody reads the other rows any more
-            x_TH, joined_TH = x_TH[last_S], joined_TH[last_S]
-        x_TH = x_TH + layer.out(joined_TH)
-        x_TH = x_TH + _mlp(layer, _norm(weights, x_TH, layer.mlp_norm))
+            x_TH, joined_TH, adapted = x_TH[last_S], joined_TH[last_S], adapted_last
+        x_TH = x_TH + add_low_rank(layer.out(joined_TH), joined_TH, adapted, index, "out")
+        x_TH = x_TH + _mlp(layer, _norm(weights, x_TH, layer.mlp_norm), adapted, index)
     return _norm(weights, x_TH, weights.norm)
 
 
@@ -82,10 +88,10 @@ def rotary(weights: DecoderWeights, positions_T: torch.Tensor) -> tuple[torch.Te
 
 
 def _qkv(
-    weights: DecoderWeights, layer: LayerWeights, x_TH: torch.Tensor, cos_T1D: torch.Tensor, sin_T1D: torch.Tensor
+    weights: DecoderWeights, qkv_TO: torch.Tensor, cos_T1D: torch.Tensor, sin_T1D: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Rotated queries (T, Q, D) and keys (T, K, D), and values (T, K, D)."""
-    heads = layer.qkv(x_TH).view(len(x_TH), -1, weights.head_dim)
+    heads = qkv_TO.view(len(qkv_TO), -1, weights.head_dim)
     num_rotated = weights.num_heads + weights.num_kv_heads
     plain = heads[:, :num_rotated]
     # With the sign in the sine, turning the halves is a roll.
@@ -148,9 +154,10 @@ def _of_request(x_RKD: torch.Tensor, span: Span) -> torch.Tensor:
     return rows_LKD.transpose(0, 1)[None]
 
 
-def _mlp(layer: LayerWeights, x_TH: torch.Tensor) -> torch.Tensor:
-    gate_TI, up_TI = layer.gate_up(x_TH).chunk(2, dim=-1)
-    return layer.down(F.silu(gate_TI).mul_(up_TI))
+def _mlp(layer: LayerWeights, x_TH: torch.Tensor, adapted: Sequence[AdaptedRows], index: int) -> torch.Tensor:
+    gate_TI, up_TI = add_low_rank(layer.gate_up(x_TH), x_TH, adapted, index, "gate_up").chunk(2, dim=-1)
+    hidden_TI = F.silu(gate_TI).mul_(up_TI)
+    return add_low_rank(layer.down(hidden_TI), hidden_TI, adapted, index, "down")
 
 
 def _norm(weights: DecoderWeights, x_TH: torch.Tensor, weight_H: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -45,6 +45,15 @@ class Prompt:
 
     ids: list[int]
     media: tuple[Medium, ...]
+    salt: bytes = b""
+    """Prompts with different salts are never alike, whatever their tokens."""
+
+    def salted(self, salt: bytes, *, also_media: bool) -> Prompt:
+        """This prompt for weights of its own: for a decoder's, and with `also_media` for a tower's as well."""
+        media = self.media
+        if also_media:
+            media = tuple(replace(medium, digest=_digest(medium.digest + salt)) for medium in media)
+        return replace(self, media=media, salt=salt)
 
     @property
     def num_media_tokens(self) -> int:
@@ -63,7 +72,11 @@ class Prompt:
 
 def chain(before: bytes, keys: np.ndarray[Any, np.dtype[np.int64]]) -> bytes:
     """The digest of a block whose tokens have these keys, behind the block with the digest `before`."""
-    return hashlib.blake2b(before + keys.tobytes(), digest_size=16).digest()
+    return _digest(before + keys.tobytes())
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=16).digest()
 
 
 def read_prompt(inputs: Mapping[str, Any], processor: Any, model: Any) -> Prompt:

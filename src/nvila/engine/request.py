@@ -11,7 +11,9 @@ from typing import Literal
 import numpy as np
 import torch
 
+from nvila.engine.adapters import Adapter
 from nvila.engine.kv_cache import BlockTable
+from nvila.engine.low_rank import DecoderAdapter
 from nvila.engine.prompt import Medium, Prompt, chain
 from nvila.engine.sampling import Choice, Sampler
 from nvila.engine.text import Detokenizer, StopStrings
@@ -73,6 +75,7 @@ class Request:
     block_size: int
     submitted_at: float
     seconds: PhaseSeconds
+    adapter: Adapter | None = None
     tokens: list[int] = field(init=False)
     """Of the prompt and the answer."""
     num_prompt: int = field(init=False)
@@ -98,9 +101,14 @@ class Request:
         self._keys_L3 = self.prompt.keys()
         self._media: tuple[Medium, ...] = self.prompt.media
         self.num_media_tokens = self.prompt.num_media_tokens
+        self._salt = self.prompt.salt
         self.digests = []
         self._extend_digests()
         self.prompt = Prompt(ids=[], media=())  # the pixels are let go as soon as they are encoded
+
+    @property
+    def decoder_adapter(self) -> DecoderAdapter | None:
+        return None if self.adapter is None else self.adapter.decoder
 
     @property
     def num_blocks(self) -> int:
@@ -207,4 +215,4 @@ class Request:
                 answered = np.zeros((size - len(keys), 3), dtype=np.int64)
                 answered[:, 0] = self.tokens[begin + len(keys) : begin + size]
                 keys = np.concatenate([keys, answered])
-            self.digests.append(chain(self.digests[-1] if self.digests else b"", keys))
+            self.digests.append(chain(self.digests[-1] if self.digests else self._salt, keys))

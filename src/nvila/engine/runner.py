@@ -18,6 +18,7 @@ import torch
 from nvila.engine import language
 from nvila.engine.kv_cache import BlockTable, KVCache
 from nvila.engine.language import Span
+from nvila.engine.low_rank import DecoderAdapter
 from nvila.engine.prompt import Medium
 from nvila.engine.weights import DecoderWeights
 
@@ -32,6 +33,7 @@ class PrefillChunk:
     features: Sequence[tuple[Sequence[int], torch.Tensor]]
     """Positions in the chunk, and the features (n, H) that go there."""
     ends_prompt: bool
+    adapter: DecoderAdapter | None = None
 
 
 def encode_tiles(model: Any, pixels_N3SS: torch.Tensor) -> torch.Tensor:
@@ -62,7 +64,7 @@ def prefill(weights: DecoderWeights, cache: KVCache, chunks: Sequence[PrefillChu
         for positions, features_nH in chunk.features:
             rows = torch.tensor(positions, device=weights.device) + begin
             x_TH.index_copy_(0, rows, features_nH.to(x_TH.dtype))
-        spans.append(Span(begin, begin + len(chunk.ids), chunk.offset, chunk.table))
+        spans.append(Span(begin, begin + len(chunk.ids), chunk.offset, chunk.table, chunk.adapter))
         begin += len(chunk.ids)
     hidden_SH = language.forward(weights, cache, x_TH, spans)
     wanted = [index for index, chunk in enumerate(chunks) if chunk.ends_prompt]
@@ -70,9 +72,15 @@ def prefill(weights: DecoderWeights, cache: KVCache, chunks: Sequence[PrefillChu
 
 
 def decode_one_token(
-    weights: DecoderWeights, cache: KVCache, ids: Sequence[int], offsets: Sequence[int], tables: Sequence[BlockTable]
+    weights: DecoderWeights,
+    cache: KVCache,
+    ids: Sequence[int],
+    offsets: Sequence[int],
+    tables: Sequence[BlockTable],
+    adapters: Sequence[DecoderAdapter | None] | None = None,
 ) -> torch.Tensor:
     """Next-token logits (B, V) of requests whose last token `ids[b]` has the position `offsets[b]`."""
     x_BH = language.embed(weights, torch.tensor(ids, device=weights.device))
-    spans = [Span(row, row + 1, offset, table) for row, (offset, table) in enumerate(zip(offsets, tables, strict=True))]
+    found = zip(offsets, tables, adapters or [None] * len(ids), strict=True)
+    spans = [Span(row, row + 1, offset, table, adapter) for row, (offset, table, adapter) in enumerate(found)]
     return weights.head(language.forward(weights, cache, x_BH, spans))

@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from nvila.adapters.options import AdapterOptions
 from nvila.errors import ConfigError
 from nvila.layouts import ImageMode, ProjectorType
-from nvila.train.adapters.options import AdapterOptions
 from nvila.train.precision.options import PrecisionOptions
 
 Part = Literal["vision", "projector", "llm"]

@@ -18,14 +18,14 @@ from safetensors.torch import load_model
 from transformers import TrainingArguments, set_seed
 
 from nvila import config as config_files
+from nvila.adapters.options import AdapterOptions
+from nvila.adapters.tune import attach, train_parts
 from nvila.data.corpus import Assets, dense_labels
 from nvila.data.encode import EncodeOptions
 from nvila.data.mixture import Mixture, MixtureConfig
 from nvila.data.text_pairs import TextAndChatEncoder
 from nvila.errors import ConfigError
 from nvila.processing import NVILAProcessor
-from nvila.train.adapters.options import AdapterOptions
-from nvila.train.adapters.tune import attach, train_parts
 from nvila.train.curves import write_curves
 from nvila.train.dense import DenseKind, DenseRaster, dense_kinds
 from nvila.train.encode import SampleEncoder

@@ -10,13 +10,13 @@ import peft
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.adapters.conftest import logits
 from tests.tiny import write_checkpoint
-from tests.train.adapters.conftest import logits
 from tests.train.finetune.conftest import make_options, make_prepared
 
+from nvila.adapters import store
+from nvila.adapters.merge import attach_saved, merge_in_place
 from nvila.model import NVILAForConditionalGeneration
-from nvila.train.adapters import store
-from nvila.train.adapters.merge import attach_saved, merge_in_place
 from nvila.train.finetune.run import run
 
 METHODS = [

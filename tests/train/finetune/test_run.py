@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import load_file
 from tests.train.finetune.conftest import QUICK, RANK, llava, make_options, make_prepared, write
 
+from nvila.adapters import store
 from nvila.errors import ConfigError
 from nvila.train import stages
-from nvila.train.adapters import store
 from nvila.train.finetune.evaluate import Score, best_file, best_of, read_scores
 from nvila.train.finetune.run import ADAPTER, disk_errors, run
 from nvila.train.finetune.sweep import SWEEP_FILE, sweep

@@ -19,11 +19,11 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from nvila.adapters.nf4 import NF4Linear
+from nvila.adapters.tune import attach, num_vision_layers
 from nvila.layouts import read_settings, resolve
 from nvila.model import NVILAConfig, NVILAForConditionalGeneration, s2
 from nvila.model.checkpoint import read_config
-from nvila.train.adapters.nf4 import NF4Linear
-from nvila.train.adapters.tune import attach, num_vision_layers
 from nvila.train.dense import DenseHead
 from nvila.train.learner import Learner
 from nvila.train.recipe import Part, Recipe

@@ -15,8 +15,8 @@ from typing import Any
 import psutil
 import torch
 
+from nvila.adapters.nf4 import NF4Linear
 from nvila.ops.chunked import BYTES_PER_LOGIT, CPU_BYTES, GPU_BYTES
-from nvila.train.adapters.nf4 import NF4Linear
 from nvila.train.finetune.measure import PartCount, count_parts, count_step, skeleton
 from nvila.train.finetune.survey import Survey
 from nvila.train.learner import Learner

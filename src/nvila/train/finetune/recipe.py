@@ -6,9 +6,9 @@ import math
 from pathlib import Path
 from typing import Any
 
+from nvila.adapters.options import AdapterOptions
 from nvila.errors import ConfigError
 from nvila.model import NVILAConfig
-from nvila.train.adapters.options import AdapterOptions
 from nvila.train.finetune.options import MAX_TOKENS, FinetuneOptions
 from nvila.train.finetune.survey import Survey
 from nvila.train.recipe import Batches, ModelRecipe, Recipe, Run, Stage, Visual

@@ -15,6 +15,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from nvila import config as config_files
+from nvila.adapters.store import Card, fingerprint, save_adapter
 from nvila.data.encode import EncodeOptions
 from nvila.data.mixture import Mixture, MixtureConfig
 from nvila.data.text_pairs import TextAndChatEncoder
@@ -24,7 +25,6 @@ from nvila.model import NVILAConfig
 from nvila.processing import NVILAProcessor
 from nvila.processing.tokens import prepare_tokenizer
 from nvila.train import stages
-from nvila.train.adapters.store import Card, fingerprint, save_adapter
 from nvila.train.finetune import survey as surveys
 from nvila.train.finetune.evaluate import HeldOut, KeepBest, Score, best_file, best_of, read_scores
 from nvila.train.finetune.measure import read_base_config

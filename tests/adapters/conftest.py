@@ -9,9 +9,9 @@ import pytest
 import torch
 from tests.tiny import write_checkpoint
 
+from nvila.adapters.options import AdapterOptions
+from nvila.adapters.tune import attach, train_parts
 from nvila.model import NVILAForConditionalGeneration
-from nvila.train.adapters.options import AdapterOptions
-from nvila.train.adapters.tune import attach, train_parts
 
 RANK = 4
 

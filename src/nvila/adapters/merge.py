@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from nvila.adapters import store, tune
+from nvila.adapters.store import Card
 from nvila.errors import CheckpointError
-from nvila.train.adapters import store, tune
-from nvila.train.adapters.store import Card
 
 PROBE_TEXT = "What does the picture show? Answer in one sentence, then name its colours."
 

@@ -10,26 +10,32 @@ import peft
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.adapters.conftest import RANK, logits, trained
 from tests.tiny import make_tokenizer, write_checkpoint
-from tests.train.adapters.conftest import RANK, logits, trained
 
+from nvila.adapters import store
+from nvila.adapters.merge import attach_saved
+from nvila.adapters.options import AdapterOptions
 from nvila.errors import CheckpointError
 from nvila.model import NVILAForConditionalGeneration
-from nvila.train.adapters import store
-from nvila.train.adapters.merge import attach_saved
-from nvila.train.adapters.options import AdapterOptions
 
 BOTH = AdapterOptions(vision="lora", language="lora", rank=RANK)
 USUAL = AdapterOptions(vision="ln", language="lora", rank=RANK)
 
 
-def save(model: Any, base: Path, options: AdapterOptions, folder: Path) -> store.Card:
+def save(
+    model: Any,
+    base: Path,
+    options: AdapterOptions,
+    folder: Path,
+    max_tiles: int | None = 3,
+) -> store.Card:
     card = store.Card(
         base=str(base),
         fingerprint=store.fingerprint(str(base)),
         options=options,
         train=("vision", "projector", "llm"),
-        visual={"max_tiles": 3},
+        visual={} if max_tiles is None else {"max_tiles": max_tiles},
     )
     store.save_adapter(model, card, folder)
     return card

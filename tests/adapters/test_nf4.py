@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from nvila.train.adapters.nf4 import BLOCK, NF4Linear, levels, quantise, quantise_linears, relative_error
+from nvila.adapters.nf4 import BLOCK, NF4Linear, levels, quantise, quantise_linears, relative_error
 
 PUBLISHED = (-1.0, -0.6961928, -0.52507305, -0.3949175, -0.28444138, -0.18477343, -0.09105004, 0.0,
              0.0795803, 0.1609302, 0.2461123, 0.33791524, 0.44070983, 0.562617, 0.72295684, 1.0)  # fmt: skip

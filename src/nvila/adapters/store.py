@@ -24,11 +24,11 @@ from safetensors.torch import save_file
 
 from nvila import __version__
 from nvila import config as config_files
+from nvila.adapters.options import AdapterOptions
+from nvila.adapters.tune import LORA, lora_config
 from nvila.errors import CheckpointError, ConfigError
 from nvila.layouts import read_json, read_settings, resolve
 from nvila.model.checkpoint import read_weights
-from nvila.train.adapters.options import AdapterOptions
-from nvila.train.adapters.tune import LORA, lora_config
 from nvila.utils.atomic import atomic_directory
 
 CARD = "nvila_adapter.json"
@@ -122,9 +122,9 @@ def read_card(folder: Path) -> Card:
         raise CheckpointError(f"{error}; restore the file") from error
 
 
-def check_base(card: Card, folder: Path, base: str) -> None:
-    """Raises CheckpointError when `base` is not the checkpoint that the adapter was trained on."""
-    found = fingerprint(base)
+def check_base(card: Card, folder: Path, base: str, *, found: str | None = None) -> None:
+    """Raises CheckpointError when `base`, with the fingerprint `found`, is not what the adapter was trained on."""
+    found = found or fingerprint(base)
     if found != card.fingerprint:
         raise CheckpointError(
             f"{folder}: is an adapter of {card.base} ({card.fingerprint}), but the base is {base} ({found}); "

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from nvila.adapters.nf4 import NF4Linear, quantise_linears
+from nvila.adapters.options import AdapterOptions
 from nvila.errors import ConfigError
 from nvila.model import NVILAConfig
-from nvila.train.adapters.nf4 import NF4Linear, quantise_linears
-from nvila.train.adapters.options import AdapterOptions
 
 LANGUAGE_LINEARS = r"llm\.model\.layers\.\d+\.(?:self_attn\.[qkvo]_proj|mlp\.(?:gate|up|down)_proj)"
 LORA = ".lora_"

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.train.adapters.conftest import RANK, parts
+from tests.adapters.conftest import RANK, parts
 
+from nvila.adapters.nf4 import NF4Linear
+from nvila.adapters.options import AdapterOptions
+from nvila.adapters.tune import attach, lora_layers, train_parts
 from nvila.errors import ConfigError
 from nvila.model import NVILAForConditionalGeneration
-from nvila.train.adapters.nf4 import NF4Linear
-from nvila.train.adapters.options import AdapterOptions
-from nvila.train.adapters.tune import attach, lora_layers, train_parts
 
 ALL = ("vision", "projector", "llm")
 

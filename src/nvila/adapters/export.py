@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
+from nvila.adapters import nf4, store, tune
+from nvila.adapters.merge import Difference, attach_saved, difference, merge_in_place, probe_inputs, probe_logits
+from nvila.adapters.store import Card
 from nvila.errors import ConfigError
 from nvila.layouts import read_settings, resolve
 from nvila.model import NVILAForConditionalGeneration, NVILALiteForConditionalGeneration
 from nvila.processing import NVILAProcessor
-from nvila.train.adapters import nf4, store, tune
-from nvila.train.adapters.merge import Difference, attach_saved, difference, merge_in_place, probe_inputs, probe_logits
-from nvila.train.adapters.store import Card
 
 
 @dataclass(frozen=True, kw_only=True)

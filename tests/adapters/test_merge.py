@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.adapters.conftest import RANK, logits, trained
+from tests.adapters.test_store import save
 from tests.tiny import make_tokenizer
-from tests.train.adapters.conftest import RANK, logits, trained
-from tests.train.adapters.test_store import save
 
+from nvila.adapters import export
+from nvila.adapters.merge import attach_saved, difference, merge_in_place
+from nvila.adapters.nf4 import NF4Linear
+from nvila.adapters.options import AdapterOptions
 from nvila.errors import CheckpointError
 from nvila.model import NVILAForConditionalGeneration
-from nvila.train.adapters import export
-from nvila.train.adapters.merge import attach_saved, difference, merge_in_place
-from nvila.train.adapters.nf4 import NF4Linear
-from nvila.train.adapters.options import AdapterOptions
 
 METHODS = [
     AdapterOptions(vision=vision, language=language, rank=RANK)
