@@ -72,7 +72,7 @@ class Run:
     tokens: int = 128
     hidden: int = 256
     layers: int = 4
-    learning_rate: float = 2e-3
+    learning_rate: float = 5e-4
     seed: int = 0
 
 

@@ -134,7 +134,6 @@ def test_scores_name_every_task_once(assets: Assets) -> None:
         [COLOR],
         lambda conversations, _: ["red"] * len(conversations),
         assets,
-        model_name="constant",
         on_done=lambda result: heard.append(result["task"]),
     )
     assert heard == ["color"]

@@ -11,11 +11,10 @@ from transformers import AutoTokenizer
 
 from nvila.data.collate import collate_padded
 from nvila.data.encode import EncodeOptions, SampleEncoder
-from nvila.data.mixture import Mixture
+from nvila.data.mixture import Mixture, data_config
 from nvila.errors import ConfigError, DataError
 from nvila.processing import NVILAProcessor
 from nvila.train.finetune.run import run
-from nvila.train.finetune.survey import data_config
 
 LONG = [("Tell all of it, please.", "a" * 60), ("More?", "b" * 60), ("Still more?", "c" * 200)]
 

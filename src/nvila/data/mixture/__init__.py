@@ -6,7 +6,7 @@ Read config.py (the file), mixture.py (what is opened), order.py (the order), st
 
 from __future__ import annotations
 
-from nvila.data.mixture.config import MixtureConfig, SourceConfig
+from nvila.data.mixture.config import MixtureConfig, SourceConfig, data_config
 from nvila.data.mixture.ids import KnowsIds, hash_id, hash_ids
 from nvila.data.mixture.mixture import Broken, Draw, Mixture
 from nvila.data.mixture.state import merge_states
@@ -21,6 +21,7 @@ __all__ = [
     "MixtureStream",
     "SourceConfig",
     "as_is",
+    "data_config",
     "hash_id",
     "hash_ids",
     "merge_states",

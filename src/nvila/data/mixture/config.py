@@ -5,9 +5,12 @@ Leaves out opening anything: `Mixture.open` does. Reading a file is `nvila.confi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
+from nvila import config as config_files
 from nvila.errors import ConfigError
+from nvila.utils.paths import absolute
 
 MAX_SOURCES = 2**16
 
@@ -93,3 +96,19 @@ class MixtureConfig:
             raise ConfigError(f"max_broken_share is {self.max_broken_share}; it must be at least 0 and below 1")
         if self.samples_per_epoch is not None and self.samples_per_epoch < 1:
             raise ConfigError(f"samples_per_epoch is {self.samples_per_epoch}; it must be at least 1")
+
+
+def data_config(path: str, *, format: str | None = None, media_root: str | None = None) -> MixtureConfig:
+    """A data set, or a mixture's file, as a mixture whose paths do not depend on the working folder.
+
+    Raises ConfigError for a mixture that cannot be read, or options that it has places of its own for.
+    """
+    if path.endswith(".toml"):
+        if format is not None or media_root is not None:
+            raise ConfigError(f"{path}: a mixture names format and media_root of each source; give them there")
+        config = config_files.load(MixtureConfig, path)
+        return replace(config, root=absolute(config.root or "."))
+    stem = Path(path.rstrip("/")).stem or "data"
+    root = None if media_root is None else absolute(media_root)
+    source = SourceConfig(name=stem, path=absolute(path), format=format, media_root=root)
+    return MixtureConfig(name=stem, source=(source,))

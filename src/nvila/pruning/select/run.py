@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from nvila.pruning.select.lists import ROWS_AT_ONCE, Kept, ListWriter
 from nvila.pruning.select.options import SelectOptions, check_names
 from nvila.pruning.select.tables import ScoredFolder, database, open_folder, view
 from nvila.utils.atomic import atomic_directory
+from nvila.utils.paths import absolute
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -277,17 +277,12 @@ def _mixture(selection: Selection, scored: Sequence[ScoredSource], out: Path) ->
     sources = tuple(
         _Source(
             name=source.name,
-            path=_absolute(origin[source.name].path),
+            path=absolute(origin[source.name].path),
             format=origin[source.name].format,
-            media_root=_absolute(origin[source.name].media_root) if origin[source.name].media_root else None,
+            media_root=None if (root := origin[source.name].media_root) is None else absolute(root),
             keep=str(out.absolute() / source.file),
         )
         for source in selection.sources
         if source.file is not None
     )
     return _Mixture(name=f"{selection.method}-{selection.keep:g}", source=sources)
-
-
-def _absolute(path: str | None) -> str:
-    assert path is not None
-    return path if "://" in path or "::" in path else os.path.abspath(path)

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from nvila import config as config_files
 from nvila.adapters.store import Card, fingerprint, save_adapter
 from nvila.data.encode import EncodeOptions
-from nvila.data.mixture import Mixture, MixtureConfig
+from nvila.data.mixture import Mixture, MixtureConfig, data_config
 from nvila.data.text_pairs import TextAndChatEncoder
 from nvila.errors import ConfigError, DataError, NVILAError
 from nvila.layouts import open_tokenizer, read_settings, resolve
@@ -219,7 +219,7 @@ def _look(
     tell: Tell,
 ) -> _Looked:
     """Reads the data, unless an earlier start of the same run has."""
-    config = surveys.data_config(options.data, format=options.format, media_root=options.media_root)
+    config = data_config(options.data, format=options.format, media_root=options.media_root)
     mixture = Mixture.open(config)
     key = surveys.survey_key(mixture, config, encode, options.model, options.max_tiles, options.too_long, force)
     known = surveys.read_survey(out / SURVEY_FILE, key)
@@ -282,7 +282,7 @@ def _look_at_held_out(
         return None
     is_mixture = options.eval.endswith(".toml")
     format, media_root = (None, None) if is_mixture else (options.format, options.media_root)
-    config = surveys.data_config(options.eval, format=format, media_root=media_root)
+    config = data_config(options.eval, format=format, media_root=media_root)
     surveys.check_sources(config, force=force, tell=tell)
     mixture = Mixture.open(config)
     measured = [one for source in surveys.measure_samples(mixture, processor, encode, "truncate") for one in source]

@@ -21,10 +21,9 @@ from typing import Any, NamedTuple
 
 from torch.utils.data import DataLoader, Dataset
 
-from nvila import config as config_files
 from nvila.data.check import CheckReport, check_data, summary
 from nvila.data.encode import EncodeOptions, SampleEncoder
-from nvila.data.mixture import Mixture, MixtureConfig, SourceConfig
+from nvila.data.mixture import Mixture, MixtureConfig
 from nvila.data.mixture.mixture import READ_ERRORS, locate
 from nvila.data.mixture.tally import MIN_READ
 from nvila.data.text_pairs import TextAndChatEncoder
@@ -74,26 +73,6 @@ class Survey:
         if self.num_broken:
             lines.append(f"{self.num_broken:,} broken samples, replaced by others of their source")
         return "\n".join(lines)
-
-
-def data_config(path: str, *, format: str | None = None, media_root: str | None = None) -> MixtureConfig:
-    """A data set, or a mixture's file, as a mixture whose paths do not depend on the working folder.
-
-    Raises ConfigError for a mixture that cannot be read, or options that it has places of its own for.
-    """
-    if path.endswith(".toml"):
-        if format is not None or media_root is not None:
-            raise ConfigError(f"{path}: a mixture names format and media_root of each source; give them there")
-        config = config_files.load(MixtureConfig, path)
-        return replace(config, root=_absolute(config.root or "."))
-    stem = Path(path.rstrip("/")).stem or "data"
-    root = None if media_root is None else _absolute(media_root)
-    source = SourceConfig(name=stem, path=_absolute(path), format=format, media_root=root)
-    return MixtureConfig(name=stem, source=(source,))
-
-
-def _absolute(path: str) -> str:
-    return path if "://" in path else os.path.abspath(path)
 
 
 def check_sources(
