@@ -18,7 +18,9 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 DEMO := build/train-demo
 
-.PHONY: demo train-demo test lint types format clean
+TRITON := build/triton-3.9.0
+
+.PHONY: demo train-demo test test-kernels lint types format clean
 
 demo: $(VENV)/.installed
 	@$(call ask,--image $(SAMPLES)/sign.png,What does the sign say?)
@@ -35,6 +37,15 @@ train-demo: $(VENV)/.installed-dev
 
 test: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(TEST_JOBS) --dist loadfile $(TEST_ARGS)
+
+# The CUDA kernels without a GPU, in Triton's interpreter. It lies apart: torch looks for it on every import.
+test-kernels: $(VENV)/.installed-dev $(TRITON)/.installed
+	PYTHONPATH=$(TRITON) TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/ops -k triton -rs
+
+$(TRITON)/.installed:
+	@echo "installing Triton (a few hundred MB) into $(TRITON)"
+	@$(BIN)/pip install -qq --no-deps --target $(TRITON) triton==3.9.0
+	@touch $@
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

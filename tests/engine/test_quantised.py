@@ -101,3 +101,15 @@ def test_widths_that_no_group_divides_stay_as_they_are(checkpoint: Path) -> None
     assert type(engine.model.llm.model.layers[0].self_attn.q_proj) is nn.Linear
     assert type(engine.model.llm.model.layers[0].mlp.down_proj) is Int4Linear
     assert plain.num_prompt_tokens == engine.generate(conversations()[0], max_new_tokens=8).num_prompt_tokens
+
+
+def test_an_activation_inside_the_next_layer_gives_the_same_features(checkpoint: Path) -> None:
+    model = Reference(checkpoint).model
+    round_in_place(model, vision="w8a8", language=None)
+    mlps = [layer.mlp for layer in model.vision_tower.vision_model.encoder.layers]
+    assert all(type(mlp.activation_fn) is nn.Identity and mlp.fc2.input_activation for mlp in mlps)
+    pixels = torch.randn(2, 3, 56, 56)
+    fused = model.encode_tiles(pixels)
+    for mlp in mlps:
+        mlp.activation_fn, mlp.fc2.input_activation = nn.GELU(approximate="tanh"), None
+    assert torch.equal(model.encode_tiles(pixels), fused)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from nvila.ops.int8_linear import (
+    Activation,
     Int8Linear,
     int8_linear,
     pack_int8,
@@ -26,18 +27,20 @@ def relative(found: torch.Tensor, wanted: torch.Tensor) -> float:
 @pytest.mark.parametrize(("tokens", "inputs", "outputs"), SHAPES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("static", [False, True])
+@pytest.mark.parametrize("activation", [None, "gelu_tanh"])
 def test_the_fast_path_equals_the_reference(
-    tokens: int, inputs: int, outputs: int, dtype: torch.dtype, static: bool
+    tokens: int, inputs: int, outputs: int, dtype: torch.dtype, static: bool, activation: Activation | None
 ) -> None:
     x = torch.randn(2, tokens, inputs).to(dtype) * torch.logspace(-1, 1, tokens)[:, None].to(dtype)
     weight = pack_int8(*quantise_weight_int8(torch.randn(outputs, inputs)))
     bias = torch.randn(outputs).to(dtype)
     scale = torch.tensor([float(x.abs().max()) / 127]) if static else None
-    found = int8_linear(x, weight, bias, input_scale=scale)
+    found = int8_linear(x, weight, bias, input_scale=scale, activation=activation)
     assert found.dtype == dtype
     assert found.shape == (2, tokens, outputs)
     tolerance = {torch.float32: 1e-5, torch.bfloat16: 1.2e-2, torch.float16: 2e-3}[dtype]
-    assert relative(found, reference_int8_linear(x, weight, bias, input_scale=scale)) < tolerance
+    wanted = reference_int8_linear(x, weight, bias, input_scale=scale, activation=activation)
+    assert relative(found, wanted) < tolerance
 
 
 def test_rounding_keeps_the_largest_value_of_each_row_and_token() -> None:
@@ -78,18 +81,25 @@ def test_the_layer_packs_again_after_it_moved() -> None:
 
 
 @pytest.mark.parametrize(("tokens", "inputs", "outputs"), [(5, 64, 48), (70, 269, 72), (3, 4304 // 16, 16)])
-def test_triton_equals_the_reference(tokens: int, inputs: int, outputs: int) -> None:
+@pytest.mark.parametrize("static", [False, True])
+@pytest.mark.parametrize("activation", [None, "gelu_tanh"])
+def test_triton_equals_the_reference(
+    tokens: int, inputs: int, outputs: int, static: bool, activation: Activation | None
+) -> None:
     interpreted()
     from nvila.ops.triton_int8 import int8_product, quantise_tokens_fused
 
     x, bias = torch.randn(tokens, inputs), torch.randn(outputs)
     weight = pack_int8(*quantise_weight_int8(torch.randn(outputs, inputs)))
-    values, scales = quantise_tokens_fused(x)
-    wanted, wanted_scales = quantise_tokens(x)
+    scale = torch.tensor([0.02]) if static else None  # which clips what lies beyond 2.54
+    values, scales = quantise_tokens_fused(x, scale, activation)
+    wanted, wanted_scales = quantise_tokens(x, scale, activation)
     assert torch.allclose(scales, wanted_scales)
     assert (values.int() - wanted.int()).abs().max() <= 1
+    assert (values != wanted).float().mean() < 0.01
     found = int8_product(wanted, wanted_scales.reshape(-1), weight.values, weight.scale, bias, torch.float32)
-    assert relative(found, reference_int8_linear(x, weight, bias)) < 1e-5
+    exact = reference_int8_linear(x, weight, bias, input_scale=scale, activation=activation)
+    assert relative(found, exact) < 1e-5
 
 
 def interpreted() -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from nvila.errors import ConfigError, nearest
+from nvila.model.quantised import fuse_activations
 from nvila.ops.int8_linear import quantise_weight_int8
 from nvila.quant.awq import int4_layer, round_groups
 from nvila.quant.options import group_size_for
@@ -41,6 +42,7 @@ def round_in_place(model: Any, *, vision: str | None, language: str | None) -> N
     if vision is not None:
         for layer in model.vision_tower.vision_model.encoder.layers:
             _replace_linears(layer, _to_int8)
+        fuse_activations(model.vision_tower)
     if language is not None:
         for layer in model.llm.model.layers:
             _replace_linears(layer, _to_int4)

@@ -90,6 +90,18 @@ def swap_linears(model: nn.Module, config: Mapping[str, Any]) -> list[str]:
     return list(found)
 
 
+def fuse_activations(tower: nn.Module) -> None:
+    """Has the 8-bit second layers of SigLIP's MLPs compute the activation before them, in place.
+
+    Where there is a kernel for it, what the activation gives is never written out.
+    """
+    for mlp in tower.modules():
+        second = getattr(mlp, "fc2", None)
+        if isinstance(second, Int8Linear) and mlp.config.hidden_act == "gelu_pytorch_tanh":
+            mlp.activation_fn = nn.Identity()
+            second.input_activation = "gelu_tanh"
+
+
 def for_transformers(config: Mapping[str, Any]) -> dict[str, Any]:
     """`config` under the name by which transformers finds the quantizer below."""
     return {"quant_method": _METHOD_HERE, "stored": dict(config)}
@@ -106,6 +118,7 @@ class _StoredConfig(QuantizationConfigMixin):
 class _StoredQuantizer(HfQuantizer):
     def _process_model_before_weight_loading(self, model: Any, **_: Any) -> None:
         swap_linears(model, self.quantization_config.stored)
+        fuse_activations(model)
 
     def is_serializable(self) -> bool:
         return True

@@ -2,7 +2,8 @@
 
 Both are symmetric, from -127 to 127. On CPUs the product is oneDNN's, on activations shifted to unsigned bytes: the
 only form that is fast both with AMX and with AVX-512 VNNI (without AMX, signed bytes fall to a plain loop, thousands of
-times slower). On CUDA it is Triton's (`nvila.ops.triton_int8`). No width needs padding: SigLIP's 4304 runs as it is.
+times slower). On CUDA it is Triton's (`nvila.ops.triton_int8`), where the activation function before a layer is computed
+in the pass that quantises what it gives. No width needs padding: SigLIP's 4304 runs as it is.
 
 Letters: M tokens, I features in, O features out.
 """
@@ -10,10 +11,14 @@ Letters: M tokens, I features in, O features out.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import nn
+from torch.nn import functional as F
+
+Activation = Literal["gelu_tanh"]
+"""What may be computed of a layer's input first: GELU by its tanh approximation, as in SigLIP."""
 
 LARGEST = 127
 _SHIFT = 128
@@ -47,8 +52,14 @@ def quantise_weight_int8(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
     return _steps(weight, scale[:, None]).to(torch.int8), scale
 
 
-def quantise_tokens(x: torch.Tensor, input_scale: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """x (M, I) to int8, and the scales (M, 1) float32 of its tokens; `input_scale` is one for all, of one element."""
+def quantise_tokens(
+    x: torch.Tensor, input_scale: torch.Tensor | None = None, activation: Activation | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """x (M, I), after the activation, to int8, and the scales (M, 1) float32 of its tokens.
+
+    `input_scale` is one for all, of one element.
+    """
+    x = activated(x, activation)
     if input_scale is None:
         scale = x.abs().amax(dim=1, keepdim=True).float().clamp_min_(_TINY) / LARGEST
     else:
@@ -57,25 +68,44 @@ def quantise_tokens(x: torch.Tensor, input_scale: torch.Tensor | None = None) ->
 
 
 def reference_int8_linear(
-    x: torch.Tensor, weight: Int8Weight, bias: torch.Tensor | None = None, *, input_scale: torch.Tensor | None = None
+    x: torch.Tensor,
+    weight: Int8Weight,
+    bias: torch.Tensor | None = None,
+    *,
+    input_scale: torch.Tensor | None = None,
+    activation: Activation | None = None,
 ) -> torch.Tensor:
     """What `int8_linear` computes, with the sums exact in float64."""
-    q_MI, scale = quantise_tokens(x.reshape(-1, x.shape[-1]), input_scale)
+    q_MI, scale = quantise_tokens(x.reshape(-1, x.shape[-1]), input_scale, activation)
     y_MO = (q_MI.double() @ weight.values.double().t()) * scale.double() * weight.scale.double()
     y_MO = y_MO if bias is None else y_MO + bias.double()
     return y_MO.to(x.dtype).view(*x.shape[:-1], -1)
 
 
 def int8_linear(
-    x: torch.Tensor, weight: Int8Weight, bias: torch.Tensor | None = None, *, input_scale: torch.Tensor | None = None
+    x: torch.Tensor,
+    weight: Int8Weight,
+    bias: torch.Tensor | None = None,
+    *,
+    input_scale: torch.Tensor | None = None,
+    activation: Activation | None = None,
 ) -> torch.Tensor:
     """x (..., I) to (..., O) in its own dtype. bias: (O,) or None.
 
     input_scale: one element, the scale of all activations; None gives every token its own, from its largest value.
+    activation: computed of x before it is quantised.
     """
     x_MI = x.reshape(-1, x.shape[-1])
-    compute = _on_cpu if x.device.type == "cpu" else _on_cuda
-    return compute(x_MI, weight, bias, input_scale).view(*x.shape[:-1], -1)
+    if x.device.type == "cpu":
+        y_MO = _on_cpu(activated(x_MI, activation), weight, bias, input_scale)
+    else:
+        y_MO = _on_cuda(x_MI, weight, bias, input_scale, activation)
+    return y_MO.view(*x.shape[:-1], -1)
+
+
+def activated(x: torch.Tensor, activation: Activation | None) -> torch.Tensor:
+    """x after the activation, in its dtype."""
+    return x if activation is None else F.gelu(x, approximate="tanh")
 
 
 def _on_cpu(
@@ -101,14 +131,15 @@ def _on_cpu(
 
 
 def _on_cuda(
-    x_MI: torch.Tensor, weight: Int8Weight, bias: torch.Tensor | None, input_scale: torch.Tensor | None
+    x_MI: torch.Tensor,
+    weight: Int8Weight,
+    bias: torch.Tensor | None,
+    input_scale: torch.Tensor | None,
+    activation: Activation | None,
 ) -> torch.Tensor:
     from nvila.ops.triton_int8 import int8_product, quantise_tokens_fused
 
-    if input_scale is None:
-        q_MI, scale = quantise_tokens_fused(x_MI)
-    else:
-        q_MI, scale = quantise_tokens(x_MI, input_scale)
+    q_MI, scale = quantise_tokens_fused(x_MI, input_scale, activation)
     return int8_product(q_MI, scale.reshape(-1), weight.values, weight.scale, bias, x_MI.dtype)
 
 
@@ -125,7 +156,7 @@ class Int8Linear(nn.Module):
     """A linear layer in W8A8, with the tensors of the compressed-tensors layout under their names.
 
     weight: (O, I) int8; weight_scale: (O, 1) float32; input_scale: (1,) float32 where all activations share a scale;
-    bias: (O,) or None.
+    bias: (O,) or None. `input_activation` is computed of the input first; it is not stored.
     """
 
     weight: torch.Tensor
@@ -139,6 +170,7 @@ class Int8Linear(nn.Module):
         self.register_buffer("weight_scale", torch.empty(out_features, 1, dtype=torch.float32))
         self.register_buffer("input_scale", torch.empty(1, dtype=torch.float32) if static_input else None)
         self.bias = nn.Parameter(torch.empty(out_features), requires_grad=False) if bias else None
+        self.input_activation: Activation | None = None
         self._ready: Int8Weight | None = None
 
     def prepared(self) -> Int8Weight:
@@ -149,7 +181,9 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(..., I) to (..., O)."""
-        return int8_linear(x, self.prepared(), self.bias, input_scale=self.input_scale)
+        return int8_linear(
+            x, self.prepared(), self.bias, input_scale=self.input_scale, activation=self.input_activation
+        )
 
     def _apply(self, fn: Any, recurse: bool = True) -> Int8Linear:
         self._ready = None

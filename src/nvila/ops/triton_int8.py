@@ -1,4 +1,5 @@
-"""W8A8 on CUDA by Triton: quantising tokens in one pass, and the int8 product with both scales in its epilogue.
+"""W8A8 on CUDA by Triton: tokens through GELU and quantised in one pass, and the int8 product with both scales in its
+epilogue.
 
 Letters: M tokens, K features in, N features out. Any K and N: edges are masked, so SigLIP's 4304 needs no padding.
 """
@@ -9,17 +10,28 @@ import torch
 import triton
 import triton.language as tl
 
+from nvila.ops.int8_linear import Activation
+
 _TILE_M, _TILE_N, _TILE_K = 64, 64, 64
 
 
-def quantise_tokens_fused(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """x (M, K) to (M, K) int8 and scales (M, 1) float32, one program a token."""
+def quantise_tokens_fused(
+    x: torch.Tensor, input_scale: torch.Tensor | None = None, activation: Activation | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """x (M, K), after the activation, to (M, K) int8 and scales (M, 1) float32, one program a token.
+
+    input_scale: one element, for all tokens; None takes each token's own. The activation is computed in float32 and
+    not rounded before it is quantised.
+    """
     x = x.contiguous()
     num_tokens, width = x.shape
     values = torch.empty_like(x, dtype=torch.int8)
     scales = torch.empty(num_tokens, 1, dtype=torch.float32, device=x.device)
     if num_tokens:
-        _quantise_kernel[(num_tokens,)](x, values, scales, width, BLOCK=triton.next_power_of_2(width))
+        _quantise_kernel[(num_tokens,)](
+            x, values, scales, scales if input_scale is None else input_scale, width,
+            IS_STATIC=input_scale is not None, HAS_GELU=activation is not None, BLOCK=triton.next_power_of_2(width),
+        )  # fmt: skip
     return values, scales
 
 
@@ -46,13 +58,22 @@ def int8_product(
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _quantise_kernel(x_ptr, values_ptr, scales_ptr, width, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+def _quantise_kernel(  # type: ignore[no-untyped-def]
+    x_ptr, values_ptr, scales_ptr, given_ptr, width,
+    IS_STATIC: tl.constexpr, HAS_GELU: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     row = tl.program_id(0)
     columns = tl.arange(0, BLOCK)
     inside = columns < width
     x = tl.load(x_ptr + row * width + columns, mask=inside, other=0.0).to(tl.float32)
-    scale = tl.maximum(tl.max(tl.abs(x), axis=0), 1e-12) / 127.0
-    steps = x / scale
+    if HAS_GELU:
+        # (1 + tanh(u)) / 2 is the sigmoid of 2 u; 1.5957... is 2 sqrt(2 / pi).
+        x = x * tl.sigmoid(1.5957691216057308 * (x + 0.044715 * x * x * x))
+    if IS_STATIC:
+        scale = tl.load(given_ptr).to(tl.float32)
+    else:
+        scale = tl.maximum(tl.max(tl.abs(x), axis=0), 1e-12) / 127.0
+    steps = tl.minimum(tl.maximum(x / scale, -127.0), 127.0)
     # Halves go away from zero here and to even in torch: one step of 127 apart, and only on exact halves.
     rounded = tl.where(steps >= 0, tl.floor(steps + 0.5), tl.ceil(steps - 0.5))
     tl.store(values_ptr + row * width + columns, rounded.to(tl.int8), mask=inside)
