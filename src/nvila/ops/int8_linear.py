@@ -2,8 +2,8 @@
 
 Both are symmetric, from -127 to 127. On CPUs the product is oneDNN's, on activations shifted to unsigned bytes: the
 only form that is fast both with AMX and with AVX-512 VNNI (without AMX, signed bytes fall to a plain loop, thousands of
-times slower). On CUDA it is Triton's (`nvila.ops.triton_int8`), where the activation function before a layer is computed
-in the pass that quantises what it gives. No width needs padding: SigLIP's 4304 runs as it is.
+times slower). On CUDA it is Triton's (`nvila.ops.triton_int8`), where the activation function before a layer is
+computed in the pass that quantises what it gives. No width needs padding: SigLIP's 4304 runs as it is.
 
 Letters: M tokens, I features in, O features out.
 """
