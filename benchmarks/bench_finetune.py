@@ -1,17 +1,19 @@
 """Memory and speed of fine-tuning by what learns: the rows of the paper's Table 5, and plain peft beside them.
 
 Whole steps (forward, backward, clipping, AdamW) with one sample on random weights, without gradient checkpointing
-unless a row's name says so; rank 16, the projector learns whole. On a GPU the model is 8B unless --architecture names
-another; on a CPU it is a small one, whose numbers say nothing of 8B. `lora-lora`, `ln-lora`, `full-lora` and so on name
-tower and decoder. The sample has one tile and --tokens tokens; rows on `-s2` have 14 tiles and 3,100 tokens
-(Dynamic-S2) and run layers twice. The peer is peft's LoRA on the same matrices, the projector whole, in transformers'
-Trainer.
+unless a row's name says so; rank 16. The projector learns whole, as `nvila finetune` has it by default, or not at all
+with `--projector frozen`, as in the paper's rows, which name tower and decoder alone. On a GPU the model is 8B unless
+--architecture names another; on a CPU it is a small one, whose numbers say nothing of 8B. `lora-lora`, `ln-lora`,
+`full-lora` and so on name tower and decoder. The sample has one tile and --tokens tokens; rows on `-s2` have 14 tiles
+and 3,100 tokens (Dynamic-S2) and run layers twice. The peer is peft's LoRA on the same matrices, the projector whole,
+in transformers' Trainer.
 
 Ceilings: the operations of a step at the device's matrix rate (operations are counted, `train.finetune.measure`), and
 the bytes that are counted for it before anything is made. Memory of a row is the most that tensors took on a GPU; on a
 CPU what is counted. GB are 1e9 bytes. Each row is a process of its own. The last line is JSON.
 
     python benchmarks/bench_finetune.py --device cuda [--rows ln-lora ln-qlora] [--out finetune.json]
+    python benchmarks/bench_finetune.py --count --architecture 8b --projector frozen    # bytes alone, anywhere
     python benchmarks/bench_finetune.py --quick
 """
 
@@ -64,7 +66,8 @@ S2_TILES, S2_TOKENS = 14, 3100
 LIMITS = {"ln-lora": 19.2, "ln-qlora": 10.2, "ln-lora-s2": 24.0, "ln-qlora-s2": 24.0}
 """GB that the targets allow."""
 FASTER = 1.25
-PARTS: tuple[Part, ...] = ("vision", "projector", "llm")
+PARTS: dict[str, tuple[Part, ...]] = {"full": ("vision", "projector", "llm"), "frozen": ("vision", "llm")}
+"""What learns, by the option for the projector."""
 
 
 def make_config(name: str) -> NVILAConfig:
@@ -82,16 +85,16 @@ def adapters_of(row: str) -> AdapterOptions:
     return AdapterOptions(vision=vision, language=language, frozen_dtype="bfloat16")  # type: ignore[arg-type]
 
 
-def stage_of(row: str) -> Stage:
+def stage_of(row: str, projector: str) -> Stage:
     """What a row trains."""
     again: tuple[Part, ...] = ("vision", "llm") if row.endswith("-s2") else ()
     return Stage(
-        name="benchmark", mixture="none", steps=1, loss="token", train=PARTS, dense_weight=0.0, weight_decay=0.0,
-        learning_rate=1e-5, gradient_checkpointing=again,
+        name="benchmark", mixture="none", steps=1, loss="token", train=PARTS[projector], dense_weight=0.0,
+        weight_decay=0.0, learning_rate=1e-5, gradient_checkpointing=again,
     )  # fmt: skip
 
 
-def make_learner(config: NVILAConfig, row: str, device: torch.device) -> Learner:
+def make_learner(config: NVILAConfig, row: str, projector: str, device: torch.device) -> Learner:
     """Random weights with the row's adapters, on `device` (which may be `meta`)."""
     torch.manual_seed(0)
     torch.set_default_dtype(torch.bfloat16)
@@ -100,7 +103,7 @@ def make_learner(config: NVILAConfig, row: str, device: torch.device) -> Learner
         torch.set_default_dtype(torch.float32)
         attach(model, adapters_of(row))
         learner = Learner(model, DenseHead((), config.vision_config.hidden_size))
-    prepare(learner, stage_of(row), adapters=adapters_of(row))
+    prepare(learner, stage_of(row, projector), adapters=adapters_of(row))
     return learner.to(device).train()
 
 
@@ -135,9 +138,9 @@ def num_visual_tokens(model: Any, grids: list[s2.Grid]) -> int:
     return found
 
 
-def counted(config: NVILAConfig, row: str, tokens: int) -> dict[str, Any]:
+def counted(config: NVILAConfig, row: str, projector: str, tokens: int) -> dict[str, Any]:
     """Bytes by component and operations of a row's step, on tensors without memory."""
-    learner = make_learner(config, row, torch.device("meta"))
+    learner = make_learner(config, row, projector, torch.device("meta"))
     model = learner.model
     length = S2_TOKENS if row.endswith("-s2") else tokens
     tiles = S2_TILES if row.endswith("-s2") else 1
@@ -159,10 +162,12 @@ def run_row(config: NVILAConfig, row: str, options: argparse.Namespace) -> dict[
     device = torch.device(options.device)
     if row == PEER:
         return with_peak(device, lambda: peer_seconds(config, options, device))
-    learner = make_learner(config, row, device)
+    learner = make_learner(config, row, options.projector, device)
     sample = make_sample(learner.model, row, options.tokens, device)
     weights = [weight for weight in learner.parameters() if weight.requires_grad]
-    optimizer = torch.optim.AdamW(parameter_groups(learner, stage_of(row)), betas=ADAM_BETAS, fused=True)
+    optimizer = torch.optim.AdamW(
+        parameter_groups(learner, stage_of(row, options.projector)), betas=ADAM_BETAS, fused=True
+    )
 
     def step() -> None:
         with torch.autocast(device.type, torch.bfloat16):
@@ -259,16 +264,16 @@ def judged(rows: dict[str, Any], *, is_8b: bool) -> dict[str, str]:
 def table(options: argparse.Namespace) -> dict[str, Any]:
     """All rows, each in its process, the report so far written after each."""
     device = torch.device(options.device)
-    peak = peak_flops(device)
-    rate = peak if peak is not None else measured_flops(device)
+    rate = peak_flops(device) or measured_flops(device)
     hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
     print(f"{hardware}: {rate / 1e12:.3g} TFLOP/s bf16 (the ceiling); {options.architecture}")
     config = make_config(options.architecture)
-    names = [row for row in options.rows if row != PEER or find_spec("peft")]
+    names = [row for row in options.rows if row != PEER or (find_spec("peft") and not options.count)]
     report: dict[str, Any] = {
         "benchmark": "finetune",
         "architecture": options.architecture,
-        "memory_is": "measured" if device.type == "cuda" else "counted",
+        "memory_is": "measured" if device.type == "cuda" and not options.count else "counted",
+        "projector": options.projector,
         "tokens": options.tokens,
         "steps": options.steps,
         "peak_tflops": round(rate / 1e12, 4),
@@ -281,10 +286,13 @@ def table(options: argparse.Namespace) -> dict[str, Any]:
         "rows": {},
     }
     for row in names:
-        given = [f"--{name}={vars(options)[name]}" for name in ("device", "architecture", "tokens", "steps")]
-        found = in_own_process(__file__, "--one", row, *given, *(["--quick"] if options.quick else []))
+        given = [
+            f"--{name}={vars(options)[name]}" for name in ("device", "architecture", "projector", "tokens", "steps")
+        ]
+        quick = ["--quick"] if options.quick else []
+        found = {"state": "counted"} if options.count else in_own_process(__file__, "--one", row, *given, *quick)
         report["rows"][row] = found
-        plan = {} if row == PEER else counted(config, row, options.tokens)
+        plan = {} if row == PEER else counted(config, row, options.projector, options.tokens)
         if plan:
             found["counted_gb"] = {name: round(size / 1e9, 5) for name, size in plan["memory"].items()}
         if "seconds" in found:
@@ -306,7 +314,7 @@ def print_row(row: str, found: dict[str, Any]) -> None:
     paper = f"  paper {PAPER[row][0]:.1f} GB {PAPER[row][1]:.1f} it/s" if row in PAPER else ""
     memory = f"counted {sum(found['counted_gb'].values()):8.4f} GB" if "counted_gb" in found else " " * 19
     peak = f"  most {found['peak_gb']:7.3f} GB" if "peak_gb" in found else ""
-    speed = f"{found['iterations_per_s']:8.2f} it/s" if "seconds" in found else f"failed: {found['failed']}"
+    speed = f"{found['iterations_per_s']:8.2f} it/s" if "seconds" in found else found.get("failed", "not run")
     share = f"  {found['ceiling_share']:.1%} of the ceiling" if "ceiling_share" in found else ""
     print(f"{row:12s} {memory}{peak}  {speed}{share}{paper}", flush=True)
 
@@ -317,6 +325,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--architecture", help="by default 8b on a GPU and mini on a CPU; 2b, 15b and others")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=ROWS)
+    parser.add_argument("--projector", choices=PARTS, default="full", help="whether it learns whole or not at all")
+    parser.add_argument("--count", action="store_true", help="only count bytes and operations, without weights")
     parser.add_argument("--tokens", type=int, default=300, help="of the sample with one tile")
     parser.add_argument("--steps", type=int, default=10, help="timed, behind two that warm up")
     parser.add_argument("--out", help="file that is written after every row")

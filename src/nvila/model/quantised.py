@@ -95,6 +95,7 @@ def fuse_activations(tower: nn.Module) -> None:
 
     Where there is a kernel for it, what the activation gives is never written out.
     """
+    mlp: Any
     for mlp in tower.modules():
         second = getattr(mlp, "fc2", None)
         if isinstance(second, Int8Linear) and mlp.config.hidden_act == "gelu_pytorch_tanh":

@@ -15,9 +15,9 @@ import bench_finetune as bench
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("row", ["ln-lora", "ln-qlora", "ln-lora-s2"])
-def test_a_row_runs_its_steps(row: str) -> None:
-    options = Namespace(device="cpu", architecture="nano", tokens=40, steps=1)
+@pytest.mark.parametrize(("row", "projector"), [("ln-lora", "frozen"), ("ln-qlora", "full"), ("ln-lora-s2", "full")])
+def test_a_row_runs_its_steps(row: str, projector: str) -> None:
+    options = Namespace(device="cpu", architecture="nano", projector=projector, tokens=40, steps=1)
     found = bench.run_row(bench.make_config("nano"), row, options)
     assert found["state"] == "measured"
     assert found["seconds"] > 0
@@ -25,7 +25,7 @@ def test_a_row_runs_its_steps(row: str) -> None:
 
 def test_a_sample_has_the_tokens_that_were_asked_for() -> None:
     config = bench.make_config("nano")
-    learner = bench.make_learner(config, "ln-lora", CPU)
+    learner = bench.make_learner(config, "ln-lora", "full", CPU)
     sample = bench.make_sample(learner.model, "ln-lora", 40, CPU)
     assert sample["input_ids"].shape == (1, 40)
     assert len(sample["pixel_values"]) == 1
@@ -36,15 +36,16 @@ def test_a_sample_has_the_tokens_that_were_asked_for() -> None:
 
 def test_counts_follow_what_learns() -> None:
     config = bench.make_config("nano")
-    found = {row: bench.counted(config, row, 40)["memory"] for row in ("ln-lora", "ln-qlora", "full-full")}
+    found = {row: bench.counted(config, row, "full", 40)["memory"] for row in ("ln-lora", "ln-qlora", "full-full")}
     assert found["ln-qlora"]["weights"] < found["ln-lora"]["weights"] < found["full-full"]["weights"]
     assert found["ln-lora"]["gradients"] < found["full-full"]["gradients"]
     assert found["ln-lora"]["optimizer"] == 2 * found["ln-lora"]["gradients"]
+    assert sum(bench.counted(config, "ln-lora", "frozen", 40)["memory"].values()) < sum(found["ln-lora"].values())
 
 
 def test_an_8b_sample_of_dynamic_s2_has_2304_visual_tokens() -> None:
     """Nine tiles of the last scale, of 256 tokens each; 14 tiles go through the tower."""
-    model = bench.make_learner(bench.make_config("8b"), "ln-lora", torch.device("meta")).model
+    model = bench.make_learner(bench.make_config("8b"), "ln-lora", "full", torch.device("meta")).model
     grids = bench.usual_grids(model, bench.S2_TILES)
     assert grids == [(3, 3)]
     assert model.num_image_tiles((3, 3)) == 14
