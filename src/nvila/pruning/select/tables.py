@@ -1,7 +1,7 @@
 """A folder of scores as a table that need not fit into memory: DuckDB over its Parquet parts.
 
-DuckDB was chosen by trial over polars: it keeps within the memory it is given and sorts what does not fit through
-files, where polars' streaming sort held all rows. `benchmarks/bench_prune_select.py` measures it.
+DuckDB keeps within the memory it is given and sorts what does not fit through files; `benchmarks/bench_prune_select.py`
+measures it.
 """
 
 from __future__ import annotations
