@@ -24,7 +24,7 @@ import torch
 from torch.nn import functional as F
 
 from nvila.eval.runner import processor_name
-from nvila.ops import chunked_token_losses, liger_token_losses
+from nvila.ops.losses import chunked_token_losses, liger_token_losses
 from nvila.ops.losses import liger_installed
 
 SEED, TILE = 0, 2048

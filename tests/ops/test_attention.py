@@ -7,7 +7,7 @@ from itertools import accumulate
 import pytest
 import torch
 
-from nvila.ops import reference_segment_attention, segment_attention
+from nvila.ops.attention import reference_segment_attention, segment_attention
 
 LENGTHS = {
     "equal": [12, 12, 12],

@@ -14,7 +14,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from nvila.ops import segment_attention
+from nvila.ops.attention import segment_attention
 
 SEGMENTS = "segments"
 

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from nvila.model import NVILAForConditionalGeneration
 from nvila.model.attention import without_unread_mask
-from nvila.ops import SoftTargets, TokenLosses, token_losses
+from nvila.ops.losses import SoftTargets, TokenLosses, token_losses
 from nvila.processing.chat import IGNORED
 from nvila.train.contrast import ContrastHead
 from nvila.train.dense import DenseHead

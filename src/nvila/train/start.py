@@ -15,7 +15,7 @@ from nvila.layouts import VisualSettings, open_tokenizer, read_settings, resolve
 from nvila.model import NVILAConfig, NVILAForConditionalGeneration
 from nvila.model.checkpoint import check_weights, read_weights
 from nvila.model.projector import Projector
-from nvila.ops import SoftTargets
+from nvila.ops.losses import SoftTargets
 from nvila.processing import NVILAImageProcessor, NVILAProcessor, NVILAVideoProcessor
 from nvila.processing.tokens import prepare_tokenizer
 from nvila.train.contrast import ContrastHead

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nvila.errors import ConfigError
 from nvila.model import NVILAConfig, NVILAForConditionalGeneration
-from nvila.ops import token_losses
+from nvila.ops.losses import token_losses
 from nvila.train.plan import Estimate, Workload, estimate, format_estimate
 from nvila.train.plan.parts import sizes
 from nvila.train.plan.published import architecture

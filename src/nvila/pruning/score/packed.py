@@ -16,7 +16,7 @@ from nvila.data.packing import PackingOptions, RowPacker
 from nvila.errors import ConfigError, NVILAError
 from nvila.model import NVILAForConditionalGeneration
 from nvila.model.attention import without_unread_mask
-from nvila.ops import token_losses
+from nvila.ops.losses import token_losses
 from nvila.processing import NVILAProcessor
 from nvila.processing.chat import IGNORED
 from nvila.pruning.score.batches import LogP, Planned, Prepared, Ready, moved
