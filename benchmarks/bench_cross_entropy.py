@@ -24,8 +24,7 @@ import torch
 from torch.nn import functional as F
 
 from nvila.eval.runner import processor_name
-from nvila.ops.losses import chunked_token_losses, liger_token_losses
-from nvila.ops.losses import liger_installed
+from nvila.ops.losses import chunked_token_losses, liger_installed, liger_token_losses
 
 SEED, TILE = 0, 2048
 Step = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], None]
