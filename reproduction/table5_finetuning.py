@@ -45,7 +45,7 @@ from tables import (
 
 from nvila.adapters.merge import attach_saved
 from nvila.data.encode import EncodeOptions
-from nvila.data.mixture import Mixture
+from nvila.data.mixture import Mixture, data_config
 from nvila.data.text_pairs import TextAndChatEncoder
 from nvila.model import NVILAForConditionalGeneration
 from nvila.processing import NVILAProcessor
@@ -54,7 +54,6 @@ from nvila.train.feed import MixtureFeed
 from nvila.train.finetune.evaluate import HeldOut
 from nvila.train.finetune.options import FinetuneOptions
 from nvila.train.finetune.run import Prepared, prepare, run
-from nvila.train.finetune.survey import data_config
 from nvila.train.finetune.sweep import with_ratio
 from nvila.train.learner import Learner
 from nvila.train.recipe import Batches
