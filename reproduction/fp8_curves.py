@@ -3,8 +3,8 @@
 Equal weights at the start, equal batches, AdamW on float32 weights under bf16 autocast; only the precision differs. The
 text is made here from a small grammar: names, drawn some often and most rarely, and facts about them, so there is much
 to learn, all of it gradually, and a floor that nothing can go below. (Text with sums of two numbers, which are learned
-all at once or not yet, told nothing: runs of bf16 ended 5 % apart.) Writes the curves as JSON, and as a PNG where matplotlib
-is installed.
+all at once or not yet, told nothing: runs of bf16 ended 5 % apart.) Writes the curves as JSON, and as a PNG where
+matplotlib is installed.
 
     python reproduction/fp8_curves.py --out reproduction/results/fp8_curves.json   # an hour and a half on one core
     python reproduction/fp8_curves.py --quick --out /tmp/fp8_curves.json            # a minute
@@ -175,7 +175,7 @@ def make_batches(run: Run, seed: int) -> Iterator[torch.Tensor]:
 
 
 def sentence(rng: random.Random) -> str:
-    """Who does what to whom where: who and whom are random, some often and most rarely; the rest are facts of theirs."""
+    """Who does what to whom where: who and whom are random, some often and most rarely; the rest are their facts."""
     first, second = (int(ENTITIES ** rng.random()) for _ in range(2))
     return f"{name(first)} {VERBS[first * 7 % len(VERBS)]} {name(second)} {PLACES[second * 11 % len(PLACES)]}. "
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from fp8_curves import PRECISIONS, Run, main, train
 
-SHORT = Run(steps=60, batch=8, tokens=64, hidden=64, layers=2)
+SHORT = Run(steps=60, batch=8, tokens=64, hidden=64, layers=2, learning_rate=2e-3)
 
 
 @pytest.fixture(scope="module")
