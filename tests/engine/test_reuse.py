@@ -114,3 +114,17 @@ def test_sampled_answers_do_not_depend_on_what_is_kept(checkpoint: Path) -> None
         engine.generate(conversations()[5], max_new_tokens=12, temperature=0.8, seed=3).token_ids for _ in range(2)
     ]
     assert draws[0] == draws[1]
+
+
+def test_pictures_of_several_requests_go_through_the_tower_together(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = count_tiles(monkeypatch)
+    engine = open_engine(checkpoint, tiles_per_step=2)
+    handles = [engine.submit(ask(noise(40, 40, seed % 3), "What?")) for seed in range(4)]  # the last as the first
+    engine.step()
+    assert seen == [2]
+    together = [handle.result().token_ids for handle in handles]
+    assert seen == [2, 1]
+    alone = [open_engine(checkpoint).generate(ask(noise(40, 40, seed % 3), "What?")).token_ids for seed in range(4)]
+    assert together == alone

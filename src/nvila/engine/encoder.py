@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,7 +12,18 @@ import torch
 from nvila.engine import runner
 from nvila.engine.features import FeatureCache
 from nvila.engine.prompt import Medium
-from nvila.engine.request import PhaseSeconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """What a portion gave, and what it took."""
+
+    features: dict[bytes, torch.Tensor]
+    """(n, H) of media that are complete, by digest."""
+    touched: frozenset[bytes]
+    """Media of which tiles were encoded."""
+    vision_seconds: float
+    projector_seconds: float
 
 
 class Encoder:
@@ -31,31 +43,45 @@ class Encoder:
         """Tiles of `medium` that are still to be encoded."""
         if self.kept.get(medium.digest) is not None:
             return 0
-        return len(medium.pixels) - sum(len(part) for part in self._begun.get(medium.digest, ()))
+        return len(medium.pixels) - self._num_done(medium.digest)
 
-    def advance(self, medium: Medium, num_tiles: int, seconds: PhaseSeconds) -> torch.Tensor | None:
-        """The features (n, H) of `medium`, where at most `num_tiles` more tiles complete them.
+    def advance(self, media: Sequence[Medium], num_tiles: int) -> Encoded:
+        """The features of those of `media` that are kept, or that at most `num_tiles` more tiles complete.
 
-        What it takes is added to `seconds`.
+        Tiles of all of them go through the tower together, in their order.
         """
-        features = self.kept.get(medium.digest)
-        if features is not None:
-            return features
-        parts = self._begun.setdefault(medium.digest, [])
-        done = sum(len(part) for part in parts)
+        missing = {medium.digest: medium for medium in media}
+        kept = {digest: features for digest in missing if (features := self.kept.get(digest)) is not None}
+        portion: dict[bytes, torch.Tensor] = {}
+        for digest, medium in missing.items():
+            if digest not in kept and num_tiles > 0:
+                done = self._num_done(digest)
+                portion[digest] = medium.pixels[done : done + num_tiles]
+                num_tiles -= len(portion[digest])
+        if not portion:
+            return Encoded(features=kept, touched=frozenset(), vision_seconds=0.0, projector_seconds=0.0)
         began = time.perf_counter()
-        parts.append(runner.encode_tiles(self._model, medium.pixels[done : done + num_tiles]))
-        encoded = time.perf_counter()
-        seconds.vision += encoded - began
-        if done + num_tiles < len(medium.pixels):
-            return None
-        del self._begun[medium.digest]
-        features = runner.encode_images(self._model, medium, torch.cat(parts))
-        seconds.projector += time.perf_counter() - encoded
-        self.kept.put(medium.digest, features)
-        return features
+        encoded = runner.encode_tiles(self._model, torch.cat(list(portion.values())))
+        seen = time.perf_counter()
+        for digest, part in zip(portion, encoded.split([len(pixels) for pixels in portion.values()]), strict=True):
+            self._begun.setdefault(digest, []).append(part)
+        complete = {digest: self._finish(missing[digest]) for digest in portion if not self.num_left(missing[digest])}
+        return Encoded(
+            features=kept | complete,
+            touched=frozenset(portion),
+            vision_seconds=seen - began,
+            projector_seconds=time.perf_counter() - seen,
+        )
 
     def keep_only(self, digests: Collection[bytes]) -> None:
         """Forget what is half done of media that nobody waits for any more."""
         for digest in [digest for digest in self._begun if digest not in digests]:
             del self._begun[digest]
+
+    def _num_done(self, digest: bytes) -> int:
+        return sum(len(part) for part in self._begun.get(digest, ()))
+
+    def _finish(self, medium: Medium) -> torch.Tensor:
+        features = runner.encode_images(self._model, medium, torch.cat(self._begun.pop(medium.digest)))
+        self.kept.put(medium.digest, features)
+        return features

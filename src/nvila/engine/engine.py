@@ -256,22 +256,31 @@ class Engine:
         return request
 
     def _encode(self) -> None:
-        found = self._scheduler.to_encode(self._encoder.num_left)
-        if found is None:
-            return
-        request, num_tiles = found
+        requests, num_tiles = self._scheduler.to_encode(self._encoder.num_left)
         try:
-            for index, medium in list(request.missing_media()):
-                left = self._encoder.num_left(medium)
-                if left and num_tiles <= 0:
-                    break
-                with self.adapters.encoding(request.adapter):
-                    features = self._encoder.advance(medium, num_tiles, request.seconds)
-                num_tiles -= left
-                if features is not None:
-                    request.features[index] = features
+            self._encode_for(requests, num_tiles)
         except Exception as error:  # noqa: BLE001  its owner gets it, and the others go on
-            self._fail([request], error)
+            if len(requests) == 1:
+                self._fail(requests, error)
+                return
+            for request in requests:  # together nobody knows whose it is
+                try:
+                    self._encode_for([request], num_tiles)
+                except Exception as own:  # noqa: BLE001  as above
+                    self._fail([request], own)
+
+    def _encode_for(self, requests: Sequence[Request], num_tiles: int) -> None:
+        wanted = [(request, index, medium) for request in requests for index, medium in request.missing_media()]
+        if not wanted:
+            return
+        with self.adapters.encoding(requests[0].tower):
+            found = self._encoder.advance([medium for _, _, medium in wanted], num_tiles)
+        for request, index, medium in wanted:
+            if medium.digest in found.features:
+                request.features[index] = found.features[medium.digest]
+        for request in dict.fromkeys(owner for owner, _, medium in wanted if medium.digest in found.touched):
+            request.seconds.vision += found.vision_seconds
+            request.seconds.projector += found.projector_seconds
 
     def _prefill(self) -> None:
         portions = self._scheduler.to_prefill()

@@ -111,6 +111,11 @@ class Request:
         return None if self.adapter is None else self.adapter.decoder
 
     @property
+    def tower(self) -> Adapter | None:
+        """The adapter that changes the tower, or None for the base's own."""
+        return self.adapter if self.adapter is not None and self.adapter.vision else None
+
+    @property
     def num_blocks(self) -> int:
         """Blocks that hold the prompt and the longest answer; the last token's keys are never needed."""
         return -(-(self.num_prompt + self.max_new_tokens - 1) // self.block_size)

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any
 
 from nvila.engine.config import EngineBusyError, EngineConfig
 from nvila.engine.kv_cache import BlockPool, BlockTable
+from nvila.engine.prompt import Medium
 from nvila.engine.request import FinishReason, Request
 
 
@@ -61,13 +61,15 @@ class Scheduler:
         while self.waiting and len(self.running) < self._config.max_running and self._start(self.waiting[0]):
             self.running.append(self.waiting.popleft())
 
-    def to_encode(self, num_left: Callable[[Any], int]) -> tuple[Request, int] | None:
-        """The request whose next medium is to be encoded, and how many tiles at most."""
+    def to_encode(self, num_left: Callable[[Medium], int]) -> tuple[list[Request], int]:
+        """The requests whose media are encoded in this step, in order, and how many tiles of them at most.
+
+        They are those that the first one shares its tower with; the others have their turn when they are first.
+        """
         wanting = [request for request in self.running if not request.is_encoded]
-        if not wanting:
-            return None
         needs = {id(request): sum(num_left(m) for _, m in request.missing_media()) for request in wanting}
-        return self._fair(wanting, lambda request: needs[id(request)])[0], self._tiles_per_step
+        ordered = self._fair(wanting, lambda request: needs[id(request)])
+        return [request for request in ordered if request.tower is ordered[0].tower], self._tiles_per_step
 
     def to_prefill(self) -> list[tuple[Request, int]]:
         """Requests whose prompts go on in this step, and by how many tokens each."""
