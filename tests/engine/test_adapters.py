@@ -13,7 +13,7 @@ from tests.engine.test_reuse import count_tiles
 from tests.engine.tiny_engines import FAMILIES, Reference, ask, conversations, open_engine, write_lively_checkpoint
 from tests.media_files import noise
 
-from nvila import CheckpointError, ConfigError, Engine
+from nvila import CheckpointError, ConfigError, Engine, SamplingParams
 from nvila.adapters.merge import attach_saved, merge_in_place
 from nvila.adapters.options import AdapterOptions
 
@@ -66,8 +66,8 @@ def test_all_share_every_step_and_each_answers_as_its_merged_model(
     engine = open_adapted(checkpoint, folders, prefill_chunk=40, tiles_per_step=2)
     assert list(engine.adapters) == list(KINDS)
     handles = {
-        (name, index): engine._submit_with(
-            messages, {"max_new_tokens": NEW, **({} if name == "base" else {"adapter": name})}
+        (name, index): engine.submit(
+            messages, SamplingParams(max_new_tokens=NEW), adapter=None if name == "base" else name
         )
         for index, messages in enumerate(conversations())
         for name in merged
@@ -130,7 +130,7 @@ def test_a_name_can_be_given_anew_and_taken_away(
         engine.adapters.add("expert", folders[kind])
         answer = engine.generate(conversations()[1], adapter="expert", max_new_tokens=NEW)
         assert answer.token_ids == merged[kind][1]
-    under_way = engine._submit_with(conversations()[1], {"adapter": "expert", "max_new_tokens": NEW})
+    under_way = engine.submit(conversations()[1], SamplingParams(max_new_tokens=NEW), adapter="expert")
     engine.adapters.remove("expert")
     assert under_way.result().token_ids == merged["lora-lora"][1]
     with pytest.raises(ConfigError, match=r"no adapter 'expert'.*known are: none"):

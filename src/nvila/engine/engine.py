@@ -115,18 +115,47 @@ class Engine:
             engine.adapters.add(called, folder)
         return engine
 
-    def generate(self, messages: Any, **options: Any) -> Completion:
-        """The answer to one conversation. Keywords are those of `SamplingParams` and of `submit`."""
-        return self._submit_with(messages, options).result()
+    def generate(
+        self,
+        messages: Any,
+        *,
+        adapter: str | None = None,
+        template_options: Mapping[str, Any] | None = None,
+        **sampling: Any,
+    ) -> Completion:
+        """The answer to one conversation. Keywords are those of `SamplingParams`; see `submit` for the rest."""
+        return self.submit(
+            messages, SamplingParams(**sampling), adapter=adapter, template_options=template_options
+        ).result()
 
-    def generate_all(self, conversations: Sequence[Any], **options: Any) -> list[Completion]:
+    def generate_all(
+        self,
+        conversations: Sequence[Any],
+        *,
+        adapter: str | None = None,
+        template_options: Mapping[str, Any] | None = None,
+        **sampling: Any,
+    ) -> list[Completion]:
         """The answers to several conversations, computed together, in their order."""
-        handles = [self._submit_with(messages, options) for messages in conversations]
+        params = SamplingParams(**sampling)
+        handles = [
+            self.submit(messages, params, adapter=adapter, template_options=template_options)
+            for messages in conversations
+        ]
         return [handle.result() for handle in handles]
 
-    def stream(self, messages: Any, **options: Any) -> Iterator[str]:
+    def stream(
+        self,
+        messages: Any,
+        *,
+        adapter: str | None = None,
+        template_options: Mapping[str, Any] | None = None,
+        **sampling: Any,
+    ) -> Iterator[str]:
         """The answer to one conversation in pieces; leaving the loop early cancels it."""
-        yield from self._submit_with(messages, options).pieces()
+        yield from self.submit(
+            messages, SamplingParams(**sampling), adapter=adapter, template_options=template_options
+        ).pieces()
 
     def submit(
         self,
@@ -212,12 +241,6 @@ class Engine:
                 num_media_kept=len(self._encoder.kept),
                 feature_bytes_kept=self._encoder.kept.num_bytes,
             )
-
-    def _submit_with(self, messages: Any, options: Mapping[str, Any]) -> Handle:
-        """`submit` with keywords of its own and of `SamplingParams` side by side."""
-        own = {name: options[name] for name in ("adapter", "template_options") if name in options}
-        sampling = {name: value for name, value in options.items() if name not in own}
-        return self.submit(messages, SamplingParams(**sampling), **own)
 
     def _request(self, prompt: Prompt, params: SamplingParams, began: float, adapter: Adapter | None) -> Request:
         room = self.weights.max_length - len(prompt.ids)
