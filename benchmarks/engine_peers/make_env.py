@@ -33,7 +33,15 @@ for _schema in (
 STEPS: dict[str, list[list[str]]] = {
     "transformers": [["install", "torch==2.13.0", "transformers==5.23.0", "accelerate", *COMMON]],
     "openvino": [
-        ["install", "torch==2.13.0", "transformers==5.0.0", "openvino-genai==2026.4.1.0", "nncf==3.4.0", *COMMON],
+        [
+            "install",
+            "torch==2.13.0",
+            "transformers==5.0.0",
+            "openvino-genai==2026.4.1.0",
+            "nncf==3.4.0",
+            "requests",
+            *COMMON,
+        ],
         ["install", "--no-deps", "optimum==2.3.0", "optimum-intel==2.2.0"],
     ],
     "vllm": [
