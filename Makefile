@@ -84,5 +84,5 @@ $(VENV)/.installed: pyproject.toml $(VENV)/.torch
 
 $(VENV)/.installed-dev: pyproject.toml $(VENV)/.torch
 	@echo "installing nvila with what its tests need into $(VENV)"
-	@$(PIP) $(CONSTRAINTS) -e '.[train,finetune,data,prune,grammar,corpus,dev]'
+	@$(PIP) $(CONSTRAINTS) -e '.[train,finetune,data,prune,ray,grammar,corpus,dev]'
 	@touch $(VENV)/.installed $@

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,9 @@ def options(data: Path, pair: tuple[str, str], **changes: Any) -> ScoreOptions:
 
 @pytest.fixture(scope="module")
 def cluster() -> Any:
-    ray = pytest.importorskip("ray", reason="Ray is not installed (the extra nvila[ray])")
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+    import ray
+
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     yield ray
     ray.shutdown()
 

@@ -7,6 +7,7 @@ Ray is imported when it is used: `pip install "nvila[ray]"`.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ def run_pass_on_ray(
         from ray.exceptions import RayError
     except ImportError as error:
         raise ConfigError('--ray needs Ray Data; install it with: pip install "nvila[ray]"') from error
-    ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level="error")
+    ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level=logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
     num_gpus = 1 if run.device != "cpu" and ray.cluster_resources().get("GPU", 0) else 0
     work = ray.data.from_items([{"chunk": chunk} for chunk in chunks], override_num_blocks=len(chunks)).map_batches(
