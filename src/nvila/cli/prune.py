@@ -39,7 +39,7 @@ def score(
     clusters: int | None = typer.Option(None, help="cluster, coverage: clusters of each source (default: by size)."),
     format: str | None = typer.Option(None, help="Name of the records' format (default: told from each record)."),
     media_root: str | None = typer.Option(None, help="Where relative media paths start (default: beside the data)."),
-    batch_tokens: int | None = typer.Option(None, help="Tokens of a batch (default: 8192)."),
+    batch_tokens: int | None = typer.Option(None, help="Tokens of a batch (default: 2048 on a CPU, else 8192)."),
     max_tokens: int | None = typer.Option(None, help="Longer samples get no score (default: the model's positions)."),
     max_tiles: int | None = typer.Option(None, help="Tiles of each picture, for NVILA models."),
     num_frames: int | None = typer.Option(None, help="Frames of each clip (default: the model's own)."),
@@ -59,7 +59,7 @@ def score(
     """
     _need_pyarrow()
     run = RunOptions(
-        batch_tokens=_RUN.batch_tokens if batch_tokens is None else batch_tokens,
+        batch_tokens=batch_tokens,
         max_tokens=max_tokens,
         max_tiles=max_tiles,
         num_frames=num_frames,

@@ -14,6 +14,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 from tests.pruning.score.little import mixed_records, record, write_llava, write_records
 
 from nvila.errors import ConfigError, DataError
@@ -373,3 +374,8 @@ def test_options_that_do_not_go_together(changes: dict[str, Any], message: str, 
 def test_shards_that_are_none(text: str) -> None:
     with pytest.raises(ConfigError, match=r"give I/N|of the form I/N"):
         Shard.parse(text)
+
+
+@pytest.mark.parametrize(("device", "given", "tokens"), [("cpu", None, 2048), ("cuda", None, 8192), ("cpu", 300, 300)])
+def test_the_size_of_a_batch_goes_by_the_device(device: str, given: int | None, tokens: int) -> None:
+    assert RunOptions(batch_tokens=given).tokens_of_batch(torch.device(device)) == tokens

@@ -74,7 +74,7 @@ class SkillsExtractor:
                 continue
             samples[number] = read.sample
             planned.append(size)
-        for row in encoder.rows(planned, self._run.batch_tokens):
+        for row in encoder.rows(planned, self._run.tokens_of_batch(self._scorer.device)):
             prepared = encoder.prepare([(one.key, samples[one.key]) for one in row])
             for key, (status, reason) in prepared.failed.items():
                 found[key] = found[key].failed(status, reason)

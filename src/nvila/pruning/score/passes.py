@@ -104,7 +104,8 @@ def run_pass(
     Raises DataError as soon as too many samples are broken, ConfigError where the device has too little memory.
     """
     guard = broken or Broken(run.max_broken)
-    plan = _Plan(corpus, one, scorer.encoder, chunks, run.batch_tokens)
+    batch_tokens = run.tokens_of_batch(scorer.device)
+    plan = _Plan(corpus, one, scorer.encoder, chunks, batch_tokens)
     told = 0
     for prepared in _loader(corpus, one, scorer, plan, run):
         if isinstance(prepared, _End):
@@ -119,7 +120,7 @@ def run_pass(
         for key, (status, reason) in prepared.failed.items():
             plan.rows[key] |= {"status": status, "reason": reason}
         for batch in prepared.ready:
-            for key, found in zip(batch.keys, _scored(scorer, batch, run.batch_tokens), strict=True):
+            for key, found in zip(batch.keys, _scored(scorer, batch, batch_tokens), strict=True):
                 plan.rows[key] |= _outcome(found.log_p, found.num_tokens)
             told += len(batch.keys)
             on_samples(len(batch.keys))
